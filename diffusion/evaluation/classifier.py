@@ -1,0 +1,173 @@
+"""The scoring classifier: a small CNN whose averaged features and class probabilities give FID, IS and accuracy.
+
+It is trained on real images only, without flips (shoes face one way, and a scorer that was trained with flips cannot
+see mirrored samples), and the epoch is selected on a held-out part of the training set, never on the test set.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.data import ImageData, Images, batches, encode
+from diffusion.errors import UserError
+from diffusion.randomness import NETWORK, SPLIT, stream
+
+
+class Classifier(nn.Module):
+    """Four 3×3 convolutions (32, then stride 2 to 64, 128, 192), each with BatchNorm and GELU; mean; linear head."""
+
+    widths = (32, 64, 128, 192)
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, width in enumerate(self.widths):
+            stride = 1 if i == 0 else 2
+            layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
+            channels = width
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) in [−1, 1] → features (B, 192), logits (B, K)."""
+        features = self.body(x).mean(dim=(2, 3))
+        return features, self.head(features)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights: part of every cache key and of every report."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def extract(classifier: Classifier, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Features (n, 192) and logits (n, K), float64 on the CPU, of uint8 images (n, C, H, W).
+
+    The classifier is in evaluation mode meanwhile, so the batch an image comes in does not matter, and is put back.
+    """
+    device, was_training = next(classifier.parameters()).device, classifier.training
+    classifier.eval()
+    try:
+        parts = [classifier(encode(part.to(device))) for part in images.split(batch_size)]
+    finally:
+        classifier.train(was_training)
+    features, logits = (torch.cat([part[i].cpu() for part in parts]).double() for i in (0, 1))
+    return features, logits
+
+
+def train_classifier(
+    data: ImageData,
+    device: torch.device,
+    epochs: int = 12,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.02,
+    held_out: int = 5000,
+    seed: int = 0,
+    log: Callable[[int, dict[str, float]], None] = lambda epoch, scores: None,
+) -> tuple[Classifier, dict[str, object]]:
+    """Train a `Classifier` on the training split and keep the epoch that does best on its held-out part.
+
+    Args:
+        data: labelled images in memory.
+        device: where to train.
+        epochs, batch_size, learning_rate, weight_decay: AdamW with a cosine decay to zero.
+        held_out: training images that only select the epoch; at most a fifth of them are taken.
+        log: called after each epoch with {"train/loss", "held_out/accuracy", …}.
+
+    Returns:
+        the classifier, in evaluation mode, and a record of how it was made (for the file's metadata).
+    """
+    if not data.class_names or data.train.labels is None:
+        raise UserError(f"A scoring classifier needs labels, and data={data.name} has none.")
+    if epochs < 1 or batch_size < 2 or held_out < 1:
+        raise ValueError(
+            f"epochs={epochs} and held_out={held_out} must be at least 1, and batch_size={batch_size} at least 2"
+        )
+    order = torch.randperm(len(data.train), generator=stream(seed, SPLIT))
+    held_out = max(1, min(held_out, len(order) // 5))
+    held_images, held_labels = data.train.select(order[:held_out])
+    fit = Images(*data.train.select(order[held_out:]))
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(seed, NETWORK).initial_seed())
+        classifier = Classifier(data.channels, len(data.class_names))
+    classifier.to(device, memory_format=torch.channels_last)
+    steps = epochs * max(1, len(fit) // batch_size)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
+    best: tuple[float, int, Classifier] = (-1.0, 0, classifier)
+    stream_of_batches = batches(fit, batch_size, seed, 0, device)
+    for epoch in range(1, epochs + 1):
+        total = torch.zeros((), device=device)
+        for _ in range(steps // epochs):
+            images, labels = next(stream_of_batches)
+            loss = F.cross_entropy(classifier(encode(images))[1], labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            decay.step()
+            total += loss.detach()
+        score = classifier_accuracy(classifier, held_images, held_labels)
+        if score > best[0]:
+            best = (score, epoch, copy.deepcopy(classifier))
+        log(epoch, {"train/loss": float(total) / (steps // epochs), "held_out/accuracy": score})
+    classifier = best[2].eval()
+    test_images, test_labels = data.test.select(torch.arange(len(data.test)))
+    record: dict[str, object] = {
+        "data": data.name,
+        "data_fingerprint": data.fingerprint(),
+        "channels": data.channels,
+        "class_names": data.class_names,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "seed": seed,
+        "flips": False,
+        "selected_epoch": best[1],
+        "held_out_images": held_out,
+        "held_out_accuracy": best[0],
+        "test_accuracy": classifier_accuracy(classifier, test_images, test_labels),
+        "fingerprint": classifier.fingerprint(),
+    }
+    return classifier, record
+
+
+def classifier_accuracy(classifier: Classifier, images: Tensor, labels: Tensor | None) -> float:
+    """Share of uint8 images (n, C, H, W) that are put into their class (n,)."""
+    assert labels is not None
+    return float((extract(classifier, images)[1].argmax(dim=1) == labels.cpu()).double().mean())
+
+
+def save_classifier(path: Path, classifier: Classifier, record: dict[str, object]) -> None:
+    """Write the weights as safetensors, with the record as JSON in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
+    temporary = path.with_name(path.name + ".partial")
+    save_file(state, temporary, metadata={"record": json.dumps(record)})
+    temporary.replace(path)
+
+
+def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[str, object]]:
+    """Read what `save_classifier` wrote; `UserError` when the file is missing or is something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads(file.metadata()["record"])
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        classifier = Classifier(record["channels"], len(record["class_names"]))
+        classifier.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise UserError(f"The scorer {path} does not exist: give a file that train.py --config-name classifier wrote.") from error
+    except Exception as error:  # safetensors, JSON and shape errors alike: this is no scorer
+        raise UserError(f"{path} is not a scorer written by train.py --config-name classifier.") from error
+    return classifier.to(device, memory_format=torch.channels_last).eval(), record
