@@ -1,0 +1,71 @@
+"""Checkpoints: one file that holds all that a run needs to go on, sample or be scored, and no code.
+
+A checkpoint is a dictionary of plain containers and tensors:
+
+    format, config (resolved), image (size, channels, padding, class names), step, total_steps,
+    network, ema, optimizer, sums (of the running log interval), best (score so far, or None)
+
+It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion.errors import UserError
+
+FORMAT = 1
+KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; a failure (full disk, …) leaves the previous file and raises `UserError`."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        before = "the previous one is untouched" if path.exists() else "there is none before it"
+        raise UserError(f"The checkpoint {path} could not be written ({_short(error)}); {before}.") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it; `UserError` when it is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no checkpoint {path}: give a run folder, a checkpoint file, or 'latest'.") from error
+    except Exception as error:  # torch raises many kinds for files that are cut short or something else
+        raise UserError(f"{path} is no checkpoint of this project, or it is cut short ({_short(error)}).") from error
+    if not isinstance(state, dict) or not state.keys() >= KEYS:
+        raise UserError(f"{path} is a PyTorch file, but no checkpoint of this project: give one that train.py wrote.")
+    if state["format"] != FORMAT:
+        raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
+    return state
+
+
+def find(where: str, outputs: str = "outputs") -> Path:
+    """The checkpoint file meant by `where`: a file, a run folder (its last.pt), or "latest" under `outputs`."""
+    if where == "latest":
+        found = sorted(Path(outputs).rglob("last.pt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError(f"checkpoint=latest: there is no run under {outputs}/ yet; train one with train.py.")
+        return found[-1]
+    path = Path(where)
+    if path.is_dir():
+        if not (path / "last.pt").exists():
+            raise UserError(f"checkpoint={where}: that folder holds no last.pt; give a run folder or a checkpoint file.")
+        return path / "last.pt"
+    if not path.exists():
+        raise UserError(f"checkpoint={where}: no such file or folder; give a run folder, a checkpoint, or 'latest'.")
+    return path
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

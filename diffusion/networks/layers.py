@@ -1,0 +1,61 @@
+"""Parts that the networks share: time embedding, conditioning and the check of the image size."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
+    """Sines and cosines of t at `width // 2` frequencies from 1 down to 1/10,000 (Vaswani et al. 2017).
+
+    Args:
+        t: times in 0..1000, (B,).
+        width: of the embedding; an odd one ends with a zero.
+
+    Returns:
+        (B, width).
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / max(half - 1, 1)))
+    angles = t.float()[:, None] * frequencies  # (B, width // 2)
+    embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return nn.functional.pad(embedding, (0, width % 2))
+
+
+class Conditioning(nn.Module):
+    """Time and class → one vector per image.
+
+    Args:
+        width: of the vector.
+        num_classes: K; the table of labels has K + 1 rows, the last for "no label". 0 means: no labels at all.
+        hidden: put a two-layer perceptron behind the sinusoidal embedding.
+    """
+
+    def __init__(self, width: int, num_classes: int, hidden: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.time = (
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if hidden else nn.Identity()
+        )
+        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
+
+    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        """t (B,) in 0..1000 and labels (B,) in 0..K or None → (B, width)."""
+        vector = self.time(sinusoidal_embedding(t, self.width))
+        if self.label is not None:
+            assert labels is not None
+            vector = vector + self.label(labels)
+        return vector
+
+
+def check_shape(image_size: int, halvings: int, widths: dict[str, int], groups: int = 1) -> None:
+    """Raise `ValueError` for widths that are no positive multiples of `groups`, or an image that gets too small."""
+    for name, value in widths.items():
+        if value < 1 or value % groups:
+            raise ValueError(f"{name}={value} must be a positive multiple of {groups}")
+    if image_size >> halvings < 2:
+        raise ValueError(
+            f"images of {image_size}×{image_size} pixels cannot be halved {halvings} times: use fewer levels, "
+            f"or at least {2 << halvings} pixels"
+        )
