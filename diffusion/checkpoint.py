@@ -50,20 +50,21 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def find(where: str, outputs: str = "outputs") -> Path:
+def find(where: str, outputs: str = "outputs", setting: str = "checkpoint") -> Path:
     """The checkpoint file meant by `where`: a file, a run folder (its last.pt), or "latest" under `outputs`."""
+    way_out = "give a run folder, a checkpoint file, or 'latest'"
     if where == "latest":
         found = sorted(Path(outputs).rglob("last.pt"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise UserError(f"checkpoint=latest: there is no run under {outputs}/ yet; train one with train.py.")
+            raise UserError(f"{setting}=latest: there is no run under {outputs}/ yet; train one with train.py.")
         return found[-1]
     path = Path(where)
     if path.is_dir():
         if not (path / "last.pt").exists():
-            raise UserError(f"checkpoint={where}: that folder holds no last.pt; give a run folder or a checkpoint file.")
+            raise UserError(f"{setting}={where}: that folder holds no last.pt; {way_out}.")
         return path / "last.pt"
     if not path.exists():
-        raise UserError(f"checkpoint={where}: no such file or folder; give a run folder, a checkpoint, or 'latest'.")
+        raise UserError(f"{setting}={where}: there is no such file or folder; {way_out}.")
     return path
 
 

@@ -81,6 +81,7 @@ class ImageData:
         train, test: the splits, at the images' own size.
         class_names: one name per label, empty when there are no labels.
         padding: black pixels added on every side for the network and cropped from its samples (28 → 32 is 2).
+        packaged_scorer: name of the scorer in this package that judges these images, if there is one.
     """
 
     def __init__(
@@ -90,13 +91,23 @@ class ImageData:
         test: Images | ImageFiles,
         class_names: Sequence[str],
         padding: int = 0,
+        packaged_scorer: str | None = None,
     ) -> None:
         if padding < 0:
             raise ValueError(f"padding={padding} must be 0 or more pixels")
         self.name, self.train, self.test, self.padding = name, train, test, padding
-        self.class_names = list(class_names)
+        self.class_names, self.packaged_scorer = list(class_names), packaged_scorer
         first, _ = train.select(torch.zeros(1, dtype=torch.long))
         self.channels, self.image_size = first.shape[1], first.shape[-1]
+
+    def describe(self) -> dict:
+        """What a model must know of its images: size, channels, padding and class names."""
+        return {
+            "size": self.image_size,
+            "channels": self.channels,
+            "padding": self.padding,
+            "class_names": self.class_names,
+        }
 
     def fingerprint(self) -> str:
         """A hash of the content of the training split: the key of everything that is cached about this data."""
@@ -172,7 +183,7 @@ def fashion_mnist(root: str, padding: int = 0) -> ImageData:
     """
     system = Path("/usr/share/datasets/fashion-mnist")
     train, test = _idx_data("FashionMNIST", Path(root), [system])
-    return ImageData("fashion_mnist", train, test, FASHION_CLASSES, padding)
+    return ImageData("fashion_mnist", train, test, FASHION_CLASSES, padding, "fashion_mnist")
 
 
 def fashion_mnist_mini(padding: int = 0) -> ImageData:
@@ -181,7 +192,7 @@ def fashion_mnist_mini(padding: int = 0) -> ImageData:
         arrays = {key: torch.from_numpy(file[key]) for key in file.files}
     train = Images(arrays["train_images"].unsqueeze(1), arrays["train_labels"].long())
     test = Images(arrays["test_images"].unsqueeze(1), arrays["test_labels"].long())
-    return ImageData("fashion_mnist_mini", train, test, FASHION_CLASSES, padding)
+    return ImageData("fashion_mnist_mini", train, test, FASHION_CLASSES, padding, "fashion_mnist")
 
 
 def mnist(root: str, padding: int = 0) -> ImageData:

@@ -69,4 +69,4 @@ class Denoiser(nn.Module):
             labels = None
         elif labels is None:
             labels = torch.full((len(x),), self.num_classes, device=x.device)
-        return self.network(x, 1000 * t, labels).float()  # float: the network may run under bf16 autocast
+        return self.network(x, 1000 * t, labels).to(x.dtype)  # the network may run under bf16 autocast

@@ -63,6 +63,10 @@ class ClassifierFree:
         """The denoiser that sampling calls."""
         return Guided(denoiser, self.scale)
 
+    def describe(self) -> str:
+        """For reports."""
+        return f"guidance scale {self.scale:g}"
+
 
 class Unconditional:
     """A model that never sees a label."""
@@ -76,3 +80,7 @@ class Unconditional:
     def guide(self, denoiser: Denoiser) -> nn.Module:
         """The denoiser itself."""
         return denoiser
+
+    def describe(self) -> str:
+        """For reports."""
+        return "unconditional"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from diffusion.randomness import SAMPLING, stream
 
-Observer = Callable[[Tensor], None]
+Observer = Callable[[Tensor, Tensor], None]
 
 
 class Noise:
@@ -70,6 +70,10 @@ class Sampler:
         """The time grid 1 = t_0 > t_1 > … > t_steps = 0, evenly spaced."""
         return [1 - k / self.steps for k in range(self.steps)] + [0.0]
 
+    def describe(self) -> str:
+        """For reports."""
+        return f"{type(self).__name__}, {self.steps} steps"
+
     @torch.no_grad()
     def sample(
         self, denoiser: nn.Module, noise: Noise, labels: Tensor | None = None, observe: Observer | None = None
@@ -80,7 +84,7 @@ class Sampler:
             denoiser: x_t, t, labels → x̂_0, with an attribute `schedule`.
             noise: gives the initial noise and that of every step.
             labels: classes (B,) or None.
-            observe: called as observe(x̂_0) after each network evaluation.
+            observe: called as observe(x_t, x̂_0) after each network evaluation.
 
         Returns:
             images (B, C, H, W), about [−1, 1].
@@ -90,7 +94,7 @@ class Sampler:
             x_0 = denoiser(x_t, torch.full((len(x_t),), at.t, device=x_t.device), labels)
             x_0 = x_0.clamp(-1, 1) if self.clip else x_0
             if observe is not None:
-                observe(x_0)
+                observe(x_t, x_0)
             return x_0
 
         times = torch.tensor(self.times(), dtype=torch.float64)
@@ -130,6 +134,9 @@ class DDIM(Sampler):
         if variance not in ("posterior", "forward"):
             raise ValueError(f"variance={variance} must be 'posterior' or 'forward'")
         self.eta, self.variance = eta, variance
+
+    def describe(self) -> str:
+        return f"{super().describe()}, eta {self.eta:g}"
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
         x_0 = denoise(x_t, t)
@@ -174,10 +181,10 @@ def draw_images(
             indices = range(first, min(first + batch_size, n))
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)
 
-            def watch(x_0: Tensor, first: int = first) -> None:
+            def watch(x_t: Tensor, x_0: Tensor, first: int = first) -> None:
                 bar.update(len(x_0))
                 if observe is not None and first == 0:
-                    observe(x_0)
+                    observe(x_t, x_0)
 
             noise = Noise(seed, indices, shape, device)
             images.append(sampler.sample(denoiser, noise, batch_labels, watch).float().cpu())

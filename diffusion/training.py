@@ -29,6 +29,7 @@ from diffusion.device import Device
 from diffusion.ema import EMA
 from diffusion.errors import UserError
 from diffusion.guidance import ClassifierFree, Unconditional
+from diffusion.monitor import Monitor
 from diffusion.randomness import HELD_OUT, TRAINING, stream
 from diffusion.tracking import Tracker
 
@@ -56,11 +57,10 @@ class Trainer:
         optimizer: parameters → optimizer.
         device: where and how.
         tracker: takes curves.
+        monitor: draws grids and scores with the averaged weights.
         folder: of the run.
         seed: of all random numbers.
         header: what every checkpoint also holds: {"config": …, "image": …}.
-        preview: called with a step; draws a grid with the averaged weights.
-        score: called with a step; {"score/fid": …, …} of the averaged weights, or {}.
         images, epochs, steps: length of the run; `steps` or `epochs`, when given, replace `images`.
         batch_size: images per optimizer step.
         accumulate: micro-batches that a batch is split into, to save memory; the gradient is the same.
@@ -83,11 +83,10 @@ class Trainer:
         optimizer: Callable[..., torch.optim.Optimizer],
         device: Device,
         tracker: Tracker,
+        monitor: Monitor,
         folder: Path,
         seed: int,
         header: dict[str, Any],
-        preview: Callable[[int], None],
-        score: Callable[[int], dict[str, float | None]],
         images: int = 1_000_000,
         epochs: float | None = None,
         steps: int | None = None,
@@ -119,7 +118,7 @@ class Trainer:
         self.total_steps = total_steps(images, epochs, steps, batch_size, len(data.train))
         self.denoiser, self.ema, self.data, self.guidance, self.timesteps = denoiser, ema, data, guidance, timesteps
         self.device, self.tracker, self.folder, self.seed, self.header = device, tracker, folder, seed, header
-        self.preview, self.score, self.batch_size, self.accumulate = preview, score, batch_size, accumulate
+        self.monitor, self.batch_size, self.accumulate = monitor, batch_size, accumulate
         self.clip_norm, self.warmup, self.decay, self.workers = clip_norm or math.inf, warmup, decay, workers
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.preview_every, self.evaluate_every, self.held_out = preview_every, evaluate_every, held_out
@@ -257,14 +256,14 @@ class Trainer:
     def show_preview(self) -> None:
         """The grid and the loss on held-out images, both with the averaged weights."""
         with self.paused():
-            self.preview(self.step)
+            self.monitor.preview(self.step)
             if self.held_out and len(self.data.test):
                 self.tracker.scalars({"held_out/loss": self.held_out_loss()}, self.step)
 
     def evaluate(self) -> dict[str, float | None]:
         """Score the averaged weights; the best so far are kept in best.pt."""
         with self.paused():
-            scores = self.score(self.step)
+            scores = self.monitor.score(self.step)
         self.tracker.scalars(scores, self.step)
         fid = scores.get("score/fid")
         if fid is not None and (self.best is None or fid < self.best):

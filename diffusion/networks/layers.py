@@ -18,7 +18,7 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """
     half = width // 2
     frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / max(half - 1, 1)))
-    angles = t.float()[:, None] * frequencies  # (B, width // 2)
+    angles = t[:, None] * frequencies  # (B, width // 2)
     embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
     return nn.functional.pad(embedding, (0, width % 2))
 

@@ -1,0 +1,198 @@
+"""The edge between Hydra and a person: errors as one sentence, exit codes, and paths that need no quotes."""
+
+import functools
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.errors import UserError
+
+log = logging.getLogger("diffusion")
+PATH_SETTINGS = ("checkpoint", "resume", "samples", "data.root", "features.weights")
+_failure: list[BaseException] = []  # of the one job of a single run, to be told by `launch`
+
+
+def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Decorates the body of a script, under `hydra.main`: reports a failure at once, in the job's own log.
+
+    What the user can mend is one sentence on the screen, with the traceback in the log file alone; anything else is
+    a defect of the program and shows its traceback. In a sweep the exception goes on to Hydra, which marks the job as
+    failed and runs the next.
+    """
+
+    @functools.wraps(task)
+    def run(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except Exception as error:
+            sentence = as_sentence(error)
+            if sentence is None:
+                log.error("The job failed.\n%s", traceback.format_exc())
+            else:
+                log.error("%s", sentence)
+                log.debug("%s", traceback.format_exc())
+            _record_failure(cfg, sentence or repr(error))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _failure.append(error)
+            return None
+
+    return run
+
+
+def as_sentence(error: BaseException) -> str | None:
+    """What to tell the user, or None for a defect of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return hydra_sentence(str(error))
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "The device ran out of memory: use a smaller batch (training.accumulate=2 keeps the gradient as it is; "
+            "batch_size or score.batch_size for sampling)."
+        )
+    return None
+
+
+def hydra_sentence(message: str) -> str:
+    """Hydra's report of a setting that does not compose, as one sentence."""
+    override = re.search(r"Could not (?:override|append to|delete)[^']*'([^']*)'", message)
+    if override:
+        from diffusion.build import unknown
+
+        name = override.group(1).split("=")[0]
+        keys = _settings()
+        section = name.rpartition(".")[0]
+        siblings = [key for key in keys if section and key.startswith(f"{section}.")]
+        return unknown(name, siblings if section in keys else keys)
+    option = re.search(r"Could not find '([^']*)/([^'/]*)'\s*Available options in '[^']*':\n((?:\t.*\n?)*)", message)
+    if option:
+        group, wrong, rest = option.groups()
+        options = ", ".join(rest.split())
+        return f"{group}={wrong}: there is no such option; choose one of {options}."
+    return " ".join(message.split())
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Run a script decorated by `hydra.main`, and leave with 0, 1, or 128 + the number of the signal."""
+    hide_tracebacks = "HYDRA_FULL_ERROR" not in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own long report
+    sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
+    try:
+        if any(argument.startswith("resume=") for argument in sys.argv[1:]):
+            continue_in_run_folder()
+        main()
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'Interrupted.'}", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_code", 130))
+    except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        sentence = as_sentence(error)
+        if not _told(error):
+            if sentence is None or not hide_tracebacks:
+                raise
+            print(f"Error: {sentence}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        _show_leaderboard()
+    if _failure:
+        sys.exit(1)
+
+
+def _told(error: BaseException) -> bool:
+    """Whether a job already logged this error (Hydra raises the first failed job's again after a sweep)."""
+    return "return_value" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+
+
+def quote_path(argument: str) -> str:
+    """Quote the value of a setting that is an existing path, so that `=` and `,` in it are not Hydra's syntax."""
+    name, equals, value = argument.partition("=")
+    if equals and name in PATH_SETTINGS and re.search(r"[=,:{}()\[\] ]", value) and Path(value).exists():
+        return f"{name}='{value}'"
+    return argument
+
+
+def continue_in_run_folder() -> None:
+    """Point `hydra.run.dir` at the run that `resume=` names, so that it goes on in its own folder."""
+    from diffusion import checkpoint
+
+    if {"-m", "--multirun"} & set(sys.argv):
+        raise UserError("resume= continues one run and cannot be swept: leave out -m.")
+    value = next(a for a in sys.argv[1:] if a.startswith("resume=")).partition("=")[2].strip("'\"")
+    if value and value != "null":
+        folder = checkpoint.find(value, setting="resume").parent
+        sys.argv.append(f"hydra.run.dir='{folder}'")
+
+
+def _settings() -> list[str]:
+    """All settings of this script's config, for hints; composed anew with the user's choice of options alone."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    script = Path(sys.argv[0]).resolve()
+    given = next((a.partition("=")[2] for a in sys.argv if a.startswith("--config-name=")), None)
+    if given is None and "--config-name" in sys.argv[:-1]:
+        given = sys.argv[sys.argv.index("--config-name") + 1]
+    conf = script.parent / "conf"
+    options = [a for a in sys.argv[1:] if (conf / a.partition("=")[0]).is_dir()]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            cfg = OmegaConf.to_container(compose(given or script.stem, options), resolve=False)
+    except Exception:  # only hints depend on it
+        return []
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if key != "_target_":
+                keys.append(f"{prefix}{key}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+
+    walk(cfg, "")
+    return keys
+
+
+def _record_failure(cfg: DictConfig, reason: str) -> None:
+    """A metrics.json that says "failed", for the leaderboard; an unfinished run keeps its scores in TensorBoard."""
+    from diffusion.evaluation.report import write_json
+
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return
+    try:
+        content = {"status": "failed", "error": reason, "overrides": list(hydra.overrides.task)}
+        write_json(Path(hydra.runtime.output_dir) / "metrics.json", content)
+    except OSError:
+        log.warning("The failure could not be recorded in %s.", hydra.runtime.output_dir)
+
+
+def _show_leaderboard() -> None:
+    leaderboard = sys.modules.get("diffusion.leaderboard")
+    if leaderboard is not None:
+        leaderboard.show()
+
+
+def folder_name(overrides: str) -> str:
+    """Overrides as a folder name without `=`, `,` or `/`, which later commands would stumble over."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", overrides.replace(",", "_"))[:150].strip("-") or "run"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -1,0 +1,60 @@
+"""A denoiser with all that is needed to draw images that look like its data."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.data import crop_images, decode
+from diffusion.denoiser import Denoiser
+from diffusion.device import Device
+from diffusion.guidance import ClassifierFree, Unconditional
+from diffusion.sampler import Observer, Sampler, draw_images
+
+
+class ImageModel:
+    """Draws uint8 images of the data's own size.
+
+    Args:
+        denoiser: with the weights to sample from, on the device.
+        guidance: how labels act.
+        device: where and in which precision.
+        image: {"size": H, "channels": C, "padding": pixels the network sees around it, "class_names": […]}.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, guidance: ClassifierFree | Unconditional, device: Device, image: dict
+    ) -> None:
+        self.denoiser, self.guidance, self.device, self.image = denoiser, guidance, device, image
+        self.class_names: list[str] = image["class_names"]
+
+    def labels(self, n: int, classes: Sequence[int] | None = None) -> Tensor | None:
+        """n labels that go round `classes` (all of them if None); None for an unconditional model."""
+        if not self.guidance.conditional:
+            return None
+        chosen = torch.tensor(list(range(len(self.class_names))) if classes is None else list(classes))
+        return chosen[torch.arange(n) % len(chosen)]
+
+    def draw(
+        self,
+        sampler: Sampler,
+        n: int,
+        labels: Tensor | None,
+        seed: int,
+        batch_size: int,
+        observe: Observer | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """n images as uint8 (n, C, H, W) on the CPU; arguments as in `draw_images`."""
+        size, padding = self.image["size"], self.image["padding"]
+        shape = (self.image["channels"], size + 2 * padding, size + 2 * padding)
+        denoiser: nn.Module = self.guidance.guide(self.denoiser)
+        with self.device.autocast():
+            x = draw_images(
+                sampler, denoiser, shape, labels, n, seed, batch_size, self.device.torch_device, observe, progress
+            )
+        return self.to_images(x)
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """Network values (n, C, H + 2p, W + 2p) → uint8 (n, C, H, W)."""
+        return crop_images(decode(x), self.image["padding"])

@@ -1,0 +1,62 @@
+"""A table of the runs of a sweep, ranked by FID, kept up to date as jobs end and whether or not some fail."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+COLUMNS = ("rank", "status", "fid", "inception_score", "accuracy", "folder", "overrides", "error")
+_sweep: list[Path] = []
+
+
+class Leaderboard(Callback):
+    """Hydra callback: rewrites leaderboard.csv in the sweep folder after each job."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _sweep[:] = [Path(config.hydra.sweep.dir)]
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
+            write(Path(config.hydra.sweep.dir))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """One row per job of a sweep folder, best FID first, then runs without a FID, then failed ones."""
+    found = []
+    for path in folder.glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        row = {name: metrics.get(name) for name in COLUMNS}
+        found.append({**row, "folder": path.parent.name, "overrides": " ".join(metrics.get("overrides") or [])})
+    found.sort(key=lambda row: (row["status"] == "failed", row["fid"] is None, row["fid"] or 0, row["folder"]))
+    for rank, row in enumerate(found, start=1):
+        row["rank"] = rank if row["status"] != "failed" else None
+    return found
+
+
+def write(folder: Path) -> None:
+    """Rewrite leaderboard.csv; a reader never sees half of it."""
+    temporary = folder / f".leaderboard.{os.getpid()}"
+    with open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows(folder))
+    temporary.replace(folder / "leaderboard.csv")
+
+
+def show() -> None:
+    """Print the leaderboard of the sweep of this process, if there was one."""
+    if not _sweep or not (table := rows(_sweep[0])):
+        return
+    print(f"\nLeaderboard ({_sweep[0] / 'leaderboard.csv'}), lower FID is better:")
+    print(f"{'rank':>4}  {'FID':>9}  {'IS':>6}  {'accuracy':>8}  run")
+    for row in table:
+        fid, score, accuracy = (
+            "–" if row[k] is None else f"{row[k]:.{d}f}" for k, d in (("fid", 4), ("inception_score", 3), ("accuracy", 3))
+        )
+        note = f"  failed: {row['error']}" if row["status"] == "failed" else ""
+        print(f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['overrides'] or row['folder']}{note}")

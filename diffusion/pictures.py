@@ -1,0 +1,125 @@
+"""Pictures for people: labelled grids and a GIF of the denoising."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+
+def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """uint8 (n, C, H, W) → one uint8 picture (C, rows·(H + gap) + gap, columns·(W + gap) + gap), row by row."""
+    n, channels, height, width = images.shape
+    rows = math.ceil(n / columns)
+    picture = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        picture[:, top : top + height, left : left + width] = image
+    return picture
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """uint8 (C, H, W) with one or three channels → PIL image."""
+    pixels = picture.permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+
+
+def labelled_grid(images: Tensor, columns: int, captions: Sequence[str] = (), scale: int = 2) -> Image.Image:
+    """A grid with a caption over each of the first columns (one caption alone stands over the whole grid).
+
+    Args:
+        images: uint8 (n, C, H, W), row by row.
+        columns: images per row.
+        captions: at most one per column.
+        scale: enlargement, by repeating pixels.
+    """
+    grid = to_pil(tile(images, columns, gap=1))
+    grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
+    if not captions:
+        return grid
+    font = ImageFont.load_default(11)
+    margin = 18
+    picture = Image.new("RGB", (grid.width, grid.height + margin), "white")
+    picture.paste(grid, (0, margin))
+    draw = ImageDraw.Draw(picture)
+    cell = grid.width / columns
+    for i, caption in enumerate(captions):
+        room = grid.width if len(captions) == 1 else cell
+        while len(caption) > 1 and draw.textlength(caption, font=font) > room - 2:
+            caption = caption[:-1]
+        left = 4.0 if len(captions) == 1 else i * cell + (cell - draw.textlength(caption, font=font)) / 2
+        draw.text((left, 2), caption, fill="black", font=font)
+    return picture
+
+
+def grid_layout(labels: Tensor | None, class_names: Sequence[str], n: int) -> tuple[int, list[str]]:
+    """Columns and captions for a grid of n images: one column per class where the labels go round regularly."""
+    square = max(1, math.ceil(math.sqrt(n)))
+    if labels is None:
+        return square, []
+    numbers = labels.tolist()
+    period = next((p for p in range(1, len(numbers)) if numbers[p:] == numbers[:-p]), len(numbers))
+    captions = [class_names[number] for number in numbers[:period]]
+    if period == 1:
+        return square, captions
+    if period == n > 16:
+        return square, []
+    return period, captions
+
+
+class Film:
+    """Collects the first batch of a sample while noise turns into images; pass it as `observe`.
+
+    Args:
+        to_images: network values → uint8 (n, C, H, W).
+        labels: of the sample, or None.
+        class_names: for captions.
+        steps: number of network evaluations; about 40 of them become frames.
+        most: images shown.
+    """
+
+    def __init__(
+        self,
+        to_images: Callable[[Tensor], Tensor],
+        labels: Tensor | None,
+        class_names: Sequence[str],
+        steps: int,
+        most: int = 40,
+    ) -> None:
+        self.to_images, self.labels, self.class_names, self.most = to_images, labels, class_names, most
+        self.every, self.seen = max(1, steps // 40), 0
+        self.frames: list[Image.Image] = []
+
+    def __call__(self, x_t: Tensor, x_0: Tensor) -> None:
+        if self.seen % self.every == 0:
+            self.frames.append(self._frame(self.to_images(x_t[: self.most].float().cpu())))
+        self.seen += 1
+
+    def save(self, path: Path, images: Tensor) -> None:
+        """Write an endless GIF that rests on the finished images."""
+        frames = [*self.frames, self._frame(images[: self.most])]
+        durations = [80] * len(self.frames) + [2000]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+    def _frame(self, images: Tensor) -> Image.Image:
+        labels = None if self.labels is None else self.labels[: len(images)]
+        return labelled_grid(images, *grid_layout(labels, self.class_names, len(images)))
+
+
+def save_samples(path: Path, images: Tensor, labels: Tensor | None) -> None:
+    """The usual evaluation format: arr_0 uint8 (N, H, W, C), arr_1 int64 labels (N,) where there are any."""
+    arrays = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
+    if labels is not None:
+        arrays["arr_1"] = labels.numpy()
+    np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+
+def save_pngs(folder: Path, images: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> None:
+    """One PNG per image, in a subfolder per class where there are labels."""
+    for i, image in enumerate(images):
+        target = folder if labels is None else folder / class_names[int(labels[i])]
+        target.mkdir(parents=True, exist_ok=True)
+        to_pil(image).save(target / f"{i:06d}.png")

@@ -1,0 +1,70 @@
+"""Score a trained model, or any images: FID, Inception Score and accuracy, beside real test images.
+
+    python evaluate.py checkpoint=RUN n=10000
+    python evaluate.py checkpoint=RUN sampler=ddim sampler.steps=20 guidance.scale=1.5
+    python evaluate.py samples=mine.npz                     (arr_0 uint8 N×H×W×C, arr_1 labels) or a folder of images
+"""
+
+import logging
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from diffusion.cli import job, launch
+
+log = logging.getLogger("diffusion")
+SETTINGS = {
+    **dict.fromkeys("sampler guidance device features".split(), DictConfig),
+    **dict.fromkeys("n seed batch_size".split(), int),
+    **dict.fromkeys("checkpoint samples".split(), (str, type(None))),
+    "data": (DictConfig, type(None)),
+    "averaged": bool,
+    "output_dir": str,
+}
+
+
+@hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
+@job
+def main(cfg: DictConfig) -> float:
+    from diffusion import build, pictures
+    from diffusion.errors import UserError
+    from diffusion.evaluation.report import summary, write_report
+    from diffusion.evaluation.scoring import load_samples, score_images
+
+    build.check_top_level(cfg, SETTINGS)
+    if (cfg.checkpoint is None) == (cfg.samples is None):
+        raise UserError("Give either checkpoint=RUN, to score a model, or samples=FILE, to score images.")
+    folder, device = Path(cfg.output_dir), build.build(cfg.device, "device")
+    if cfg.samples is not None:
+        if cfg.data is None:
+            raise UserError("samples= needs the data to compare with: add data=fashion_mnist_mini (or another).")
+        data = build.build(cfg.data, "data")
+        images, labels = load_samples(cfg.samples, data)
+        source = f"samples={cfg.samples}"
+    else:
+        model, state = build.open_model(cfg, device)
+        data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
+        sampler = build.choose_sampler(cfg.sampler, state["config"])
+        labels = model.labels(cfg.n)
+        images = build.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size)
+        pictures.save_samples(folder / "samples.npz", images, labels)
+        weights = "averaged weights" if cfg.averaged else "weights"
+        source = (
+            f"checkpoint={cfg.checkpoint}, {weights} at step {state['step']}; {sampler.describe()}; "
+            f"{model.guidance.describe()}; seed {cfg.seed}"
+        )
+    features = build.build(cfg.features, "features", data=data, device=device.torch_device)
+    scores = score_images(images, labels, features, source)
+    shown = images[:80]
+    columns, captions = pictures.grid_layout(None if labels is None else labels[:80], data.class_names, len(shown))
+    pictures.labelled_grid(shown, columns, captions).save(folder / "grid.png")
+    write_report(folder, scores, {"overrides": list(HydraConfig.get().overrides.task)}, "grid.png")
+    log.info("Scored %s.\n%s", source, summary(scores))
+    log.info("The report is %s", folder / "report.md")
+    return float(scores["fid"])
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,106 @@
+"""Train a diffusion model, or with `--config-name classifier` the classifier that scores them.
+
+    python train.py                                    the quickstart: minutes on a laptop CPU, no download
+    python train.py experiment=ema                     a rung of the ladder, on the full Fashion-MNIST
+    python train.py model.width=48 guidance.dropout=0.2 training.batch_size=256 device=cuda
+    python train.py resume=latest training.steps=5000  go on with a run, in its own folder
+    python train.py -m schedule=linear,cosine seed=0,1 a sweep, with a leaderboard at its end
+"""
+
+import logging
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.cli import job, launch
+
+log = logging.getLogger("diffusion")
+GROUPS = "data model schedule objective timesteps guidance ema sampler preview optimizer training device features score"
+SETTINGS = {**dict.fromkeys(GROUPS.split(), DictConfig), "seed": int, "resume": (str, type(None)), "output_dir": str}
+SCORER_SETTINGS = {**dict.fromkeys("data device scorer".split(), DictConfig), "file": str, "output_dir": str}
+# One row of these in TensorBoard's HPARAMS tab; always the same, because it shows the first run's keys alone.
+HYPERPARAMETERS = (
+    "model.width schedule.steps guidance.dropout guidance.scale ema.decay optimizer.lr training.batch_size seed"
+).split()
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+@job
+def main(cfg: DictConfig) -> float | None:
+    return train_scorer(cfg) if "scorer" in cfg else train(cfg)
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train, draw and score; returns the FID, which sweeps minimise."""
+    from diffusion import build, checkpoint
+    from diffusion.evaluation.report import summary, write_report
+    from diffusion.training import resume_command
+
+    build.check_top_level(cfg, SETTINGS)
+    overrides = list(HydraConfig.get().overrides.task)
+    folder, config, state = Path(cfg.output_dir), build.plain(cfg), None
+    if cfg.resume:
+        state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
+        config = build.resumed_config(state["config"], cfg, overrides)
+        log.info("Resuming at step %d of %d.", state["step"], state["total_steps"])
+    trainer = build.build_trainer(config, folder, state)
+    OmegaConf.save(config, folder / "config.yaml")
+    log.info("Run folder: %s", folder)
+    log.info("If it is interrupted, continue with: %s", resume_command(folder))
+    try:
+        trainer.tracker.text("config", OmegaConf.to_yaml(config))
+        options = {name: config[name]["_target_"].rpartition(".")[2] for name in "data model schedule objective".split()}
+        values = {name: OmegaConf.select(OmegaConf.create(config), name) for name in HYPERPARAMETERS}
+        metrics = ["score/fid", "score/inception_score", "score/accuracy"]
+        trainer.tracker.hyperparameters({**options, **values}, metrics)
+        fid = trainer.fit().get("score/fid")
+    finally:
+        trainer.tracker.close()
+    extra = {"step": trainer.step, "overrides": overrides, "config": config}
+    scores = trainer.monitor.scores
+    if scores is not None:
+        write_report(folder, scores, extra, "grid.png")
+        log.info("Scored %s.\n%s", scores["protocol"]["images"], summary(scores))
+    else:
+        from diffusion.evaluation.report import write_json
+
+        write_json(folder / "metrics.json", {"status": "finished", **extra})
+    log.info("Done. The grid, the scores and the checkpoint are in %s", folder)
+    return fid
+
+
+def train_scorer(cfg: DictConfig) -> float:
+    """Train the scoring classifier; writes it and the reference statistics of its data. Returns the test accuracy."""
+    from diffusion import build
+    from diffusion.evaluation.classifier import save_classifier
+    from diffusion.evaluation.features import ClassifierFeatures, save_reference
+    from diffusion.tracking import Tracker
+
+    build.check_top_level(cfg, SCORER_SETTINGS)
+    folder, device, data = Path(cfg.output_dir), build.build(cfg.device, "device"), build.build(cfg.data, "data")
+    log.info("Data: %s. Device: %s. Run folder: %s", data.name, device.describe(), folder)
+    tracker = Tracker(folder)
+
+    def report(epoch: int, scores: dict[str, float]) -> None:
+        tracker.scalars(dict(scores), epoch)
+        log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+    try:
+        place = device.torch_device
+        classifier, record = build.build(cfg.scorer, "scorer", data=data, device=place, log=report)
+    finally:
+        tracker.close()
+    path = folder / f"{cfg.file}_scorer.safetensors"
+    save_classifier(path, classifier, record)
+    features = ClassifierFeatures(data, place, weights=str(path), cache=str(folder / "cache"))
+    reference = folder / f"{cfg.file}_reference.npz"
+    save_reference(reference, features.reference, features.reference_description, features.fingerprint)
+    log.info("Held-out accuracy %.4f, test accuracy %.4f.", record["held_out_accuracy"], record["test_accuracy"])
+    log.info("Scorer: %s (use it with features.weights=…); statistics: %s", path, reference)
+    return float(record["test_accuracy"])
+
+
+if __name__ == "__main__":
+    launch(main)
