@@ -118,6 +118,13 @@ def check_arguments(target: Any, settings: Config, key: str, live: Collection[st
         raise UserError(f"{key}.{missing[0]} must be given: add {key}.{missing[0]}=… to the command.")
 
 
+def check_types(config: Config) -> None:
+    """Names and types of all settings of a config, before anything that takes time is built from it."""
+    for key, node in config.items():
+        if isinstance(node, dict) and "_target_" in node:
+            check_arguments(allowed_target(node["_target_"], key), without_target(node), key, (), complete=False)
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain config value can be passed where `hint` is annotated."""
     if hint is Any:
@@ -368,9 +375,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
     from diffusion.monitor import Monitor
     from diffusion.tracking import Tracker
 
-    for key, node in config.items():  # all types and names first, before anything that takes time
-        if isinstance(node, dict) and "_target_" in node:
-            check_arguments(allowed_target(node["_target_"], key), without_target(node), key, (), complete=False)
+    check_types(config)
     device, data = build(config["device"], "device"), build(config["data"], "data")
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
     image = data.describe()

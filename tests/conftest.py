@@ -74,3 +74,33 @@ class FiniteDenoiser(torch.nn.Module):
         distance = (flat[:, None] - alpha[:, :, None] * points[None]).square().sum(dim=2)  # (B, n)
         weight = torch.softmax(-distance / (2 * sigma**2), dim=1)
         return (weight @ points).view_as(x_t).to(x_t.dtype)
+
+
+def compose(name, *overrides):
+    """A composed config, resolved, as a plain dictionary."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose(name, [*overrides, "output_dir=here"])
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def tiny_config(**settings):
+    """The quickstart with a network of a few thousand weights and nothing that takes time."""
+    small = {
+        "model.width": 8,
+        "model.groups": 4,
+        "model.head_width": 8,
+        "training.batch_size": 8,
+        "training.steps": 4,
+        "training.log_every": 3,
+        "training.checkpoint_every": 4,
+        "training.preview_every": 0,
+        "training.held_out": 32,
+        "preview.steps": 2,
+        "score.n": 0,
+        "device": "cpu",
+    }
+    config = compose("train", *(f"{key}={value}" for key, value in {**small, **settings}.items()))
+    return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}

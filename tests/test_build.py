@@ -1,0 +1,129 @@
+"""From config to objects: what is wrong is told in one sentence with the name of the setting."""
+
+import pytest
+import torch
+from conftest import tiny_config
+from omegaconf import OmegaConf
+
+from diffusion import build
+from diffusion.errors import UserError
+from diffusion.image_model import ImageModel
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"guidance.dropout": 1.5}, r"guidance\.dropout=1\.5 must lie between 0 and 1"),
+        ({"training.batch_size": "many"}, r"training\.batch_size='many' has the wrong type: it must be a whole number"),
+        ({"training.batch_size": 2.5}, r"training\.batch_size=2\.5 has the wrong type"),
+        ({"training.accumulate": 3}, r"training\.accumulate=3 must be at least 1 and divide batch_size=8"),
+        ({"training.epochs": 2}, r"training\.steps=4 and epochs=2\.?0? both set the length|both set the length"),
+        ({"training.steps": 0}, r"training\.steps=0"),
+        ({"training.decay": "steep"}, r"training\.decay=steep must be one of constant, linear, cosine"),
+        ({"training.warmup": 1.0}, r"training\.warmup=1\.0"),
+        ({"model.width": -8}, r"model\.width=-8"),
+        ({"model.multipliers": "[1,2,2,2,2,2]"}, r"model: images of .* cannot be halved"),
+        ({"model.multipliers": "[1,two]"}, r"model\.multipliers=\[1, 'two'\] has the wrong type: it must be a list"),
+        ({"data.padding": -1}, r"data\.padding=-1"),
+        ({"schedule": "linear", "schedule.steps": 10}, r"schedule\.steps=10 is too few"),
+        ({"preview.steps": 0}, r"preview\.steps=0"),
+        ({"ema.decay": 1}, r"ema\.decay=1"),
+        ({"score.n": -1}, r"score\.n=-1"),
+        ({"device.precision": "fp8"}, r"device\.precision=fp8 must be one of"),
+        ({"optimizer.lr": "fast"}, r"optimizer\.lr='fast' has the wrong type"),
+        ({"optimizer.lr": -1}, r"optimizer: Invalid learning rate"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        build.build_trainer(tiny_config(**settings), tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_asked_for_and_absent(tmp_path):
+    with pytest.raises(UserError, match=r"device\.type=cuda: PyTorch sees no CUDA device here; use device=cpu"):
+        build.build_trainer(tiny_config(device="cuda"), tmp_path)
+
+
+def test_unknown_settings_get_a_hint():
+    node = {"_target_": "diffusion.ema.EMA", "decai": 0.9}
+    with pytest.raises(UserError, match=r"Unknown setting 'ema\.decai': did you mean 'ema\.decay'"):
+        build.build(node, "ema", network=torch.nn.Linear(1, 1))
+    cfg = OmegaConf.create({"n": 1, "sed": 2})
+    with pytest.raises(UserError, match="Unknown setting 'sed': did you mean 'seed'"):
+        build.check_top_level(cfg, {"n": int, "seed": int})
+
+
+def test_what_must_be_given_is_asked_for():
+    cfg = OmegaConf.create({"checkpoint": "???"})
+    with pytest.raises(UserError, match=r"checkpoint must be given: add checkpoint=…"):
+        build.check_top_level(cfg, {"checkpoint": str})
+    with pytest.raises(UserError, match=r"data\.image_size must be given"):
+        build.build({"_target_": "diffusion.data.image_folder", "root": "x"}, "data")
+
+
+def model(guidance):
+    image = {"size": 28, "channels": 1, "padding": 0, "class_names": ["Bag", "Sneaker"]}
+    config = tiny_config(guidance=guidance)
+    device = build.build(config["device"], "device")
+    network = build.build_network(config, image, 0)
+    return ImageModel(build.build_denoiser(config, network), build.build(config["guidance"], "guidance"), device, image)
+
+
+def test_classes_by_name_or_number():
+    conditional = model("classifier_free")
+    assert build.class_numbers("sneaker", conditional) == [1]
+    assert build.class_numbers(["Bag", 1], conditional) == [0, 1]
+    assert build.class_numbers(None, conditional) is None
+    assert conditional.labels(5).tolist() == [0, 1, 0, 1, 0]
+    assert conditional.labels(3, [1]).tolist() == [1, 1, 1]
+    for wrong, message in ((7, "from 0 to 1"), (-1, "from 0 to 1"), ("hat", "choose from Bag, Sneaker"), ([], "no class")):
+        with pytest.raises(UserError, match=message):
+            build.class_numbers(wrong, conditional)
+
+
+def test_an_unconditional_model_cannot_be_guided():
+    unconditional = model("none")
+    assert unconditional.labels(3) is None
+    with pytest.raises(UserError, match="classes=1: this model was trained with guidance=none"):
+        build.class_numbers(1, unconditional)
+    with pytest.raises(UserError, match=r"guidance\.scale=2: this model was trained with guidance=none"):
+        build.set_guidance_scale(unconditional, 2.0)
+
+
+def test_a_model_that_never_dropped_labels_cannot_be_guided():
+    never = model("classifier_free")
+    never.guidance.dropout = 0
+    with pytest.raises(UserError, match="never learned to go without a label"):
+        build.set_guidance_scale(never, 2.0)
+    build.set_guidance_scale(never, 1.0)
+
+
+def test_the_network_depends_on_the_seed_alone():
+    image = {"size": 28, "channels": 1, "padding": 0, "class_names": []}
+    config = tiny_config(guidance="none")
+    torch.manual_seed(1)
+    first = build.build_network(config, image, seed=3).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)  # the global generator was left alone
+    second, other = (build.build_network(config, image, seed=seed).state_dict() for seed in (3, 4))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_guidance_needs_labels():
+    image = {"size": 28, "channels": 1, "padding": 0, "class_names": []}
+    with pytest.raises(UserError, match="guidance=classifier_free needs labels.*guidance=none"):
+        build.build_network(tiny_config(), image, 0)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_images_have_the_size_of_the_data(padding):
+    config = tiny_config(**{"data.padding": padding})
+    image = {"size": 28, "channels": 1, "padding": padding, "class_names": list("ab")}
+    device = build.build(config["device"], "device")
+    network = build.build_network(config, image, 0)
+    made = ImageModel(build.build_denoiser(config, network), build.build(config["guidance"], "guidance"), device, image)
+    images = made.draw(build.build(config["preview"], "preview"), 3, made.labels(3), seed=0, batch_size=2)
+    assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8

@@ -1,0 +1,61 @@
+"""Who may import whom: the core knows nothing of Hydra, and the objects of the mathematics know as little as possible."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "diffusion"
+HYDRA = {"build.py", "cli.py", "leaderboard.py"}
+ALLOWED = {
+    "schedule.py": set(),
+    "objective.py": set(),
+    "timesteps.py": set(),
+    "ema.py": set(),
+    "device.py": set(),
+    "tracking.py": set(),
+    "randomness.py": set(),
+    "errors.py": set(),
+    "pictures.py": set(),
+    "networks/layers.py": set(),
+    "networks/unet.py": {"networks.layers"},
+    "networks/unet_simple.py": {"networks.layers"},
+    "evaluation/metrics.py": set(),
+    "evaluation/report.py": set(),
+    "denoiser.py": {"schedule", "objective"},
+    "guidance.py": {"denoiser"},
+    "sampler.py": {"randomness"},
+    "checkpoint.py": {"errors"},
+    "data.py": {"errors", "randomness"},
+}
+
+
+def imported(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" if node.module == "diffusion" else node.module for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports(path):
+    names = imported(path)
+    inner = str(path.relative_to(PACKAGE))
+    if inner not in HYDRA:
+        assert not any(name.split(".")[0] in ("hydra", "omegaconf") for name in names)
+    if inner in ALLOWED:
+        own = {name.removeprefix("diffusion.") for name in names if name.startswith("diffusion.")}
+        assert own <= ALLOWED[inner]
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
+def test_scripts_start_without_torch(script):
+    """So that --help and tab completion are quick: torch is imported inside `main`."""
+    top = [node for node in ast.parse((ROOT / script).read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in top if isinstance(node, ast.ImportFrom)}
+    assert names <= {"logging", "pathlib", "hydra", "hydra.core.hydra_config", "omegaconf", "diffusion.cli"}

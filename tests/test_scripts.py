@@ -1,0 +1,280 @@
+"""The real command lines, on real images, in processes of their own."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+TINY = ("model.width=8", "model.groups=4", "model.head_width=8", "training.batch_size=8", "device=cpu")
+FAST = (*TINY, "training.steps=6", "training.log_every=2", "preview.steps=2", "score.n=20", "training.held_out=16")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder with `=` and `,` in its name, made by train.py."""
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "runs" / "a=1,b"
+    command = [sys.executable, str(ROOT / "train.py"), *FAST, f"hydra.run.dir='{folder}'"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def refusal(done):
+    """The one sentence of a refused command."""
+    text = done.stdout + done.stderr
+    assert done.returncode != 0, text
+    assert "Traceback" not in text, text
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1]
+
+
+def test_training_leaves_what_it_should(trained):
+    assert {"last.pt", "best.pt", "grid.png", "metrics.json", "report.md", "config.yaml", "train.log"} <= {
+        path.name for path in trained.iterdir()
+    }
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["status"] == "finished" and metrics["n"] == 20 == metrics["real"]["n"] and metrics["step"] == 6
+    assert 0 <= metrics["accuracy"] <= 1 and metrics["fid"] > metrics["real"]["fid"] > 0
+    assert len(list(trained.glob("events*"))) == 1 and not [path for path in trained.iterdir() if path.is_dir()]
+    assert "resume=" in (trained / "train.log").read_text()
+
+
+def test_sampling(trained, run, tmp_path):
+    run(
+        "sample.py",
+        f"checkpoint={trained}",
+        "n=7",
+        "batch_size=3",
+        "classes=[sneaker,8]",
+        "sampler=ddpm",
+        "sampler.steps=3",
+        "guidance.scale=1.5",
+        "gif=true",
+        "png=true",
+        "seed=7",
+        "hydra.run.dir=one",
+    )
+    with np.load(tmp_path / "one" / "samples.npz", allow_pickle=False) as file:
+        images, labels = file["arr_0"], file["arr_1"]
+    assert images.shape == (7, 28, 28, 1) and images.dtype == np.uint8
+    assert labels.tolist() == [7, 8, 7, 8, 7, 8, 7]
+    assert len(list((tmp_path / "one" / "images" / "Sneaker").glob("*.png"))) == 4
+    with Image.open(tmp_path / "one" / "images" / "Bag" / "000001.png") as picture:
+        assert np.array_equal(np.array(picture), images[1, :, :, 0])
+    with Image.open(tmp_path / "one" / "denoising.gif") as film:
+        assert film.n_frames >= 2
+    assert (tmp_path / "one" / "grid.png").exists()
+    same = ("sampler=ddpm", "sampler.steps=3", "guidance.scale=1.5", "seed=7", "classes=[7,bag]")
+    run("sample.py", f"checkpoint={trained}/last.pt", "n=7", "batch_size=7", *same, "hydra.run.dir=two")
+    with np.load(tmp_path / "two" / "samples.npz") as file:
+        other = file["arr_0"]
+    assert np.abs(images.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
+    run("evaluate.py", f"checkpoint={trained}", "n=30", "sampler.steps=2", "hydra.run.dir=model")
+    scores = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert scores["n"] == 30 and "2 steps" in scores["protocol"]["images"]
+    assert "test images" in (tmp_path / "model" / "report.md").read_text()
+    run("evaluate.py", "samples=model/samples.npz", "data=fashion_mnist_mini", "hydra.run.dir=file")
+    again = json.loads((tmp_path / "file" / "metrics.json").read_text())
+    assert all(scores[key] == again[key] for key in ("fid", "inception_score", "accuracy", "real"))
+    with np.load(tmp_path / "model" / "samples.npz") as file:
+        for i, image in enumerate(file["arr_0"]):
+            target = tmp_path / "pngs" / "Bag" / f"{i}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[:, :, 0]).save(target)
+    run("evaluate.py", "samples=pngs", "data=fashion_mnist_mini", "hydra.run.dir=folder")
+    folder = json.loads((tmp_path / "folder" / "metrics.json").read_text())
+    assert abs(folder["fid"] - scores["fid"]) < 1e-6 * scores["fid"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "sentence"),
+    [
+        ("train.py", ["trainng.steps=3"], "Unknown setting 'trainng.steps': did you mean 'training.steps'"),
+        ("train.py", ["stepss=3"], "Unknown setting 'stepss': did you mean"),
+        ("train.py", ["+unknown=1"], "Unknown setting 'unknown': choose from"),
+        ("train.py", ["+model.wdth=1"], "Unknown setting 'model.wdth': did you mean 'model.width'"),
+        ("train.py", ["training.steps=abc"], "training.steps='abc' has the wrong type"),
+        ("train.py", ["seed=abc"], "seed='abc' has the wrong type"),
+        ("train.py", ["schedule=cosin"], "schedule=cosin: there is no such option; choose one of cosine, linear"),
+        ("train.py", ["schedule={"], "schedule={"),
+        ("train.py", ["guidance=none", "guidance.scale=2"], "guidance"),
+        ("train.py", ["guidance.dropout=1.2"], "guidance.dropout=1.2 must lie between 0 and 1"),
+        ("train.py", ["model.multipliers=[1,1,1,1,1]"], "cannot be halved 4 times"),
+        ("train.py", ["resume=nowhere"], "resume=nowhere: there is no such file or folder"),
+        ("train.py", ["hydra.run.dir=/proc/nowhere"], "/proc/nowhere"),
+        ("train.py", ["data=image_folder"], "data.root must be given"),
+        ("train.py", ["data=image_folder", "data.root=empty"], "empty"),
+        ("sample.py", [], "checkpoint must be given: add checkpoint="),
+        ("sample.py", ["checkpoint=nowhere"], "checkpoint=nowhere: there is no such file or folder"),
+        ("sample.py", ["checkpoint=latest"], "checkpoint=latest: there is no run under outputs/ yet"),
+        ("sample.py", ["checkpoint=text.pt"], "text.pt is no checkpoint of this project"),
+        ("sample.py", ["checkpoint=RUN", "n=0"], "n=0"),
+        ("sample.py", ["checkpoint=RUN", "classes=10"], "classes=10: the labels go from 0 to 9"),
+        ("sample.py", ["checkpoint=RUN", "classes=hat"], "classes=hat: there is no such class; choose from T-shirt"),
+        ("sample.py", ["checkpoint=RUN", "schedule=linear"], "schedule"),
+        ("sample.py", ["checkpoint=RUN", "sampler.steps=0"], "sampler.steps=0"),
+        ("evaluate.py", [], "Give either checkpoint=RUN"),
+        ("evaluate.py", ["checkpoint=RUN", "n=0"], "n=0"),
+        ("evaluate.py", ["samples=text.pt", "data=fashion_mnist_mini"], "samples=text.pt is no .npz"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(trained, run, tmp_path, script, arguments, sentence):
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
+    assert sentence in refusal(run(script, *arguments, check=False))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_asked_for_and_absent(run):
+    assert "device=cpu" in refusal(run("train.py", "device=cuda", "device.index=1", check=False))
+
+
+def test_a_truncated_checkpoint(trained, run, tmp_path):
+    (tmp_path / "cut.pt").write_bytes((trained / "last.pt").read_bytes()[:5000])
+    assert "cut.pt is no checkpoint" in refusal(run("evaluate.py", "checkpoint=cut.pt", check=False))
+
+
+def test_a_half_written_data_file(run, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00half")
+    assert "train-images-idx3-ubyte.gz is damaged" in refusal(run("train.py", "data=fashion_mnist", check=False))
+
+
+def test_a_sweep_with_a_failing_job(run, tmp_path):
+    done = run(
+        "train.py", "-m", *FAST, "training.steps=2", "schedule=linear,cosine", "guidance.dropout=0.1,7", check=False
+    )
+    assert done.returncode != 0 and "Leaderboard" in done.stdout
+    (sweep,) = (tmp_path / "outputs" / "sweep").iterdir()
+    folders = sorted(path for path in sweep.iterdir() if path.is_dir())
+    assert len(folders) == 4 and not any(set("=,/") & set(path.name) for path in folders)
+    with open(sweep / "leaderboard.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["status"] for row in table] == ["finished", "finished", "failed", "failed"]
+    assert float(table[0]["fid"]) <= float(table[1]["fid"])
+    assert "guidance.dropout=7 must lie between" in table[2]["error"]
+    failed = next(path for path in folders if path.name == table[2]["folder"])
+    assert "Traceback" in (failed / "train.log").read_text()  # in its own log, not on the screen
+    assert "Traceback" not in done.stderr
+
+
+def test_other_working_directories_and_help(run, tmp_path):
+    help_text = run("train.py", "--help").stdout
+    assert "schedule: cosine, linear, quadratic, sigmoid" in help_text
+    shown = run("train.py", "--cfg", "job", "experiment=base").stdout
+    assert "diffusion.schedule.Linear" in shown
+    assert not (tmp_path / "outputs").exists()
+
+
+def start(tmp_path, *arguments):
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+LONG = (*TINY, "training.steps=400", "training.checkpoint_every=5", "training.held_out=0", "score.n=0", "preview.steps=1")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    process = start(tmp_path, *LONG, "training.steps=100000", "hydra.run.dir=run")
+    wait_for((tmp_path / "run" / "last.pt").exists, process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Traceback" not in text
+    message = re.search(r"Stopped at step (\d+) of 100000, saved; continue with: python train.py (resume=run)", text)
+    assert message, text
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == int(message.group(1))
+
+
+def test_kill_nine_and_resume_is_bit_identical(run, tmp_path):
+    run("train.py", *LONG, "hydra.run.dir=whole")
+    process = start(tmp_path, *LONG, "hydra.run.dir=cut")
+    wait_for((tmp_path / "cut" / "last.pt").exists, process)
+    time.sleep(random.uniform(0.1, 2.0))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    killed_at = torch.load(tmp_path / "cut" / "last.pt", weights_only=True)["step"]
+    assert killed_at < 400
+    run("train.py", "resume=cut")
+    whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "cut"))
+    assert cut["step"] == whole["step"] == 400
+    for key in ("network", "ema"):
+        a, b = (state[key].get("network", state[key]) for state in (whole, cut))
+        assert all(torch.equal(a[name], b[name]) for name in a), f"{key} differs after a kill near step {killed_at}"
+    assert not (tmp_path / "outputs").exists()  # it went on in its own folder
+
+
+SHORT = ("training.steps=3", "training.batch_size=4", "preview.steps=2", "score.n=20", "training.held_out=8", "device=cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.full_data
+@pytest.mark.parametrize("rung", ["base", "improved", "cosine", "cfg", "ema"])
+def test_every_rung_trains_samples_and_scores(run, tmp_path, rung):
+    run("train.py", f"experiment={rung}", *SHORT, "model.width=8", "model.time_width=16", "hydra.run.dir=run")
+    run("sample.py", "checkpoint=run", "n=10", "sampler.steps=4", "hydra.run.dir=drawn")
+    with np.load(tmp_path / "drawn" / "samples.npz") as file:
+        assert file["arr_0"].shape == (10, 28, 28, 1)
+        assert ("arr_1" in file.files) == (rung in ("cfg", "ema"))
+    run("evaluate.py", "checkpoint=run", "n=20", "sampler.steps=4", "hydra.run.dir=scored")
+    scores = json.loads((tmp_path / "scored" / "metrics.json").read_text())
+    assert scores["protocol"]["reference"] == "60000 training images of fashion_mnist"
+    assert scores["real"]["fid"] < scores["fid"]
+
+
+@pytest.mark.slow
+def test_colour_images_without_labels(run, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(generator.integers(0, 256, (20 + i, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    options = ("data=image_folder", f"data.root={folder}", "data.image_size=16", "guidance=none")
+    done = run("train.py", *FAST, *options, "hydra.run.dir=run")
+    assert "Scores are left out" in done.stderr
+    run("sample.py", "checkpoint=run", "n=3", "sampler.steps=2", "hydra.run.dir=drawn")
+    with np.load(tmp_path / "drawn" / "samples.npz") as file:
+        assert file["arr_0"].shape == (3, 16, 16, 3)
+
+
+@pytest.mark.slow
+def test_other_data_trains_its_own_scorer_once(run, tmp_path):
+    folder = tmp_path / "shades"
+    generator = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 128)):
+        (folder / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = generator.integers(low, low + 128, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    options = ("data=image_folder", f"data.root={folder}", "data.image_size=16", "features.epochs=2")
+    done = run("train.py", *FAST, *options, "hydra.run.dir=run")
+    assert "Training a scoring classifier" in done.stderr
+    done = run("evaluate.py", "checkpoint=run", "n=20", "sampler.steps=2", "features.epochs=2")
+    assert "Training a scoring classifier" not in done.stderr
+    assert "marked" not in done.stderr

@@ -1,0 +1,213 @@
+"""The trainer: exact resuming, exact accumulation, signals, and what is noticed."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from diffusion import build, checkpoint
+from diffusion.data import encode
+from diffusion.errors import UserError
+from diffusion.randomness import TRAINING, stream
+from diffusion.training import Stopped, learning_rate_factor, total_steps
+
+
+def make(folder, resume=None, **overrides):
+    folder.mkdir(exist_ok=True)
+    return build.build_trainer(tiny_config(**overrides), folder, resume)
+
+
+def train(folder, resume=None, stop_at=None, **overrides):
+    """Train in `folder`; with `stop_at`, leave abruptly before that step, as a kill would. The final checkpoint."""
+    trainer = make(folder, resume, **overrides)
+    step = trainer.train_step
+
+    def counted(batch):
+        if trainer.step == stop_at:
+            raise ProcessLookupError("killed")
+        return step(batch)
+
+    trainer.train_step = counted
+    try:
+        trainer.fit()
+    except ProcessLookupError:
+        pass
+    finally:
+        trainer.tracker.close()
+    return checkpoint.load(folder / "last.pt")
+
+
+def curve(folder, tag="train/loss"):
+    """A TensorBoard curve as a person sees it: {step: value}."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    values = [(event.step, event.value) for event in events.Scalars(tag)]
+    assert len(dict(values)) == len(values), "a step was logged twice"
+    return dict(values)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("killed_before", [1, 7, 11])  # checkpoints at 4, 8, 12; logs at 3, 6, 9, 12; 6 batches an epoch
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_resuming_is_exact(tmp_path, killed_before, accumulate):
+    settings = {"training.steps": 13, "training.accumulate": accumulate, "training.images": 1000}
+    whole = train(tmp_path / "whole", **settings)
+    cut = train(tmp_path / "cut", stop_at=killed_before, **settings)
+    assert cut["step"] == killed_before // 4 * 4
+    resumed = train(tmp_path / "cut", resume=cut, **settings)
+    for key in ("step", "network", "ema", "optimizer", "sums"):
+        assert same(whole[key], resumed[key]), key
+    assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
+
+
+def test_every_step_sees_other_noise_and_the_whole_batch_at_once(tmp_path):
+    trainer = make(tmp_path, **{"training.steps": 3, "training.batch_size": 4, "training.accumulate": 2})
+    seen, loss = [], trainer.denoiser.loss
+    trainer.denoiser.loss = lambda x, t, noise, labels: (seen.append((t, noise, labels)), loss(x, t, noise, labels))[1]
+    trainer.fit()
+    trainer.tracker.close()
+    expected = stream(trainer.seed, TRAINING, 0)
+    u = torch.rand(2, 4, generator=expected)
+    noise = torch.randn(4, 1, 28, 28, generator=expected)
+    micro = seen[:2]
+    assert torch.equal(torch.cat([part[1] for part in micro]), noise)
+    assert torch.equal(torch.cat([part[0] for part in micro]), trainer.timesteps(u[0]))
+    everything = torch.cat([part[1] for part in seen[:6]]).flatten(1)
+    assert len(everything.unique(dim=0)) == 12
+
+
+def test_the_gradient_of_a_batch_is_that_of_its_micro_batches(tmp_path):
+    gradients = []
+    for accumulate in (1, 2, 8):
+        trainer = make(tmp_path / str(accumulate), **{"training.accumulate": accumulate, "training.clip_norm": 0})
+        for parameter in trainer.parameters:  # the output starts at zero, and with it most gradients
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+        trainer.optimizer.step = lambda trainer=trainer: gradients.append([p.grad.clone() for p in trainer.parameters])
+        images, labels = trainer.data.train.select(torch.arange(8))
+        trainer.train_step((images, labels))
+        trainer.tracker.close()
+    for other in gradients[1:]:
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(gradients[0], other, strict=True))
+
+
+def test_the_average_is_updated_once_per_optimizer_step(tmp_path):
+    state = train(tmp_path, **{"training.steps": 5, "training.accumulate": 4})
+    assert state["ema"]["updates"] == 5
+
+
+def test_previews_and_scores_do_not_touch_the_training(tmp_path):
+    plain = train(tmp_path / "plain", **{"training.steps": 6})
+    watched = train(
+        tmp_path / "watched",
+        **{"training.steps": 6, "training.preview_every": 2, "training.evaluate_every": 3, "score.n": 10},
+    )
+    assert same(plain["network"], watched["network"]) and same(plain["ema"], watched["ema"])
+    assert watched["best"] is not None and (tmp_path / "watched" / "best.pt").exists()
+    fid = curve(tmp_path / "watched", "score/fid")
+    assert list(fid) == [3, 6] and math.isclose(watched["best"], min(fid.values()), rel_tol=1e-5)
+
+
+def test_what_tensorboard_gets(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, **{"training.steps": 6, "training.preview_every": 3, "score.n": 10})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    tags = events.Tags()
+    wanted = {"train/loss", "train/learning_rate", "train/grad_norm", "train/images_per_second", "held_out/loss"}
+    assert wanted | {"score/fid", "score/accuracy", "score/inception_score"} <= set(tags["scalars"])
+    assert any(tag.startswith("noise_level/") for tag in tags["scalars"])
+    assert [event.step for event in events.Images("samples/ema")] == [3, 6]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
+    trainer = make(tmp_path, **{"training.steps": 12})
+    step = trainer.train_step
+
+    def poisoned(batch):
+        if trainer.step == 5:
+            trainer.parameters[0].data[0] = math.nan
+        return step(batch)
+
+    trainer.train_step = poisoned
+    with pytest.raises(UserError, match=r"noticed at step 6.*last good checkpoint is of step 4.*optimizer\.lr"):
+        trainer.fit()
+    trainer.tracker.close()
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    trainer = make(tmp_path, **{"training.steps": 50})
+    step = trainer.train_step
+
+    def interrupted(batch):
+        if trainer.step == 6:
+            os.kill(os.getpid(), number)
+        return step(batch)
+
+    trainer.train_step = interrupted
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=r"step 7 of 50, saved; continue with: python train\.py resume=") as stopped:
+        trainer.fit()
+    trainer.tracker.close()
+    assert stopped.value.exit_code == 128 + number
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 7
+    assert signal.getsignal(number) is before
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    state = train(tmp_path, **{"training.steps": 2})
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="could not be written .*No space left.*previous one is untouched"):
+        checkpoint.save(tmp_path / "last.pt", state)
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_training_learns(tmp_path):
+    """The held-out loss of a short real run ends below three quarters of predicting nothing, E|v|² = ᾱ + (1 − ᾱ) E|x|²."""
+    trainer = make(tmp_path, **{"training.steps": 120, "training.batch_size": 16, "optimizer.lr": 3e-3})
+    trainer.fit()
+    x_0 = encode(trainer.data.test.select(torch.arange(trainer.held_out))[0])
+    alpha, sigma = trainer.denoiser.schedule((torch.arange(1000) + 0.5) / 1000)
+    nothing = float((alpha**2).mean() + (sigma**2).mean() * x_0.square().mean())
+    assert trainer.held_out_loss() < 0.75 * nothing
+    trainer.tracker.close()
+
+
+def test_length_in_images_epochs_or_steps():
+    assert total_steps(1000, None, None, 32, 60_000) == 32  # 31.25 batches, rounded up
+    assert total_steps(1000, 2, None, 100, 60_000) == 1200
+    assert total_steps(1000, None, 7, 100, 60_000) == 7
+    with pytest.raises(ValueError, match="both set the length"):
+        total_steps(1000, 2, 7, 100, 60_000)
+    with pytest.raises(ValueError, match="steps=0"):
+        total_steps(0, None, None, 100, 60_000)
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [learning_rate_factor(step, 100, 0.1, "cosine") for step in range(100)]
+    assert all(0 < a < b <= 1 for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert rates[10] == 1 and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False)) and rates[-1] < 0.01
+    assert [learning_rate_factor(step, 10, 0, "constant") for step in range(10)] == [1.0] * 10
+    assert math.isclose(learning_rate_factor(5, 10, 0, "linear"), 0.5)
