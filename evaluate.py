@@ -1,8 +1,8 @@
 """Score a trained model, or any images: FID, Inception Score and accuracy, beside real test images.
 
-    python evaluate.py checkpoint=RUN n=10000
-    python evaluate.py checkpoint=RUN sampler=ddim sampler.steps=20 guidance.scale=1.5
-    python evaluate.py samples=mine.npz                     (arr_0 uint8 N×H×W×C, arr_1 labels) or a folder of images
+python evaluate.py checkpoint=RUN n=10000
+python evaluate.py checkpoint=RUN sampler=ddim sampler.steps=20 guidance.scale=1.5
+python evaluate.py samples=mine.npz                     (arr_0 uint8 N×H×W×C, arr_1 labels) or a folder of images
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Draw images with a trained model.
 
-    python sample.py checkpoint=latest
-    python sample.py checkpoint=RUN classes=sneaker n=64 guidance.scale=2 sampler=ddim sampler.steps=50 seed=7
-    python sample.py checkpoint=RUN classes=[bag,3] png=true gif=true
+python sample.py checkpoint=latest
+python sample.py checkpoint=RUN classes=sneaker n=64 guidance.scale=2 sampler=ddim sampler.steps=50 seed=7
+python sample.py checkpoint=RUN classes=[bag,3] png=true gif=true
 """
 
 import logging
@@ -32,7 +32,13 @@ def main(cfg: DictConfig) -> None:
     model, state = build.open_model(cfg)
     sampler = build.choose_sampler(cfg.sampler, state["config"])
     labels = model.labels(cfg.n, build.class_numbers(cfg.classes, model))
-    log.info("%s, step %d: %s; %s.", checkpoint.find(cfg.checkpoint), state["step"], sampler.describe(), model.guidance.describe())
+    log.info(
+        "%s, step %d: %s; %s.",
+        checkpoint.find(cfg.checkpoint),
+        state["step"],
+        sampler.describe(),
+        model.guidance.describe(),
+    )
 
     film = pictures.Film(model.to_images, labels, model.class_names, sampler.steps) if cfg.gif else None
     images = build.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size, film)

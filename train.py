@@ -1,10 +1,10 @@
 """Train a diffusion model, or with `--config-name classifier` the classifier that scores them.
 
-    python train.py                                    the quickstart: minutes on a laptop CPU, no download
-    python train.py experiment=ema                     a rung of the ladder, on the full Fashion-MNIST
-    python train.py model.width=48 guidance.dropout=0.2 training.batch_size=256 device=cuda
-    python train.py resume=latest training.steps=5000  go on with a run, in its own folder
-    python train.py -m schedule=linear,cosine seed=0,1 a sweep, with a leaderboard at its end
+python train.py                                    the quickstart: minutes on a laptop CPU, no download
+python train.py experiment=ema                     a rung of the ladder, on the full Fashion-MNIST
+python train.py model.width=48 guidance.dropout=0.2 training.batch_size=256 device=cuda
+python train.py resume=latest training.steps=5000  go on with a run, in its own folder
+python train.py -m schedule=linear,cosine seed=0,1 a sweep, with a leaderboard at its end
 """
 
 import logging
@@ -51,7 +51,9 @@ def train(cfg: DictConfig) -> float | None:
     log.info("If it is interrupted, continue with: %s", resume_command(folder))
     try:
         trainer.tracker.text("config", OmegaConf.to_yaml(config))
-        options = {name: config[name]["_target_"].rpartition(".")[2] for name in "data model schedule objective".split()}
+        options = {
+            name: config[name]["_target_"].rpartition(".")[2] for name in "data model schedule objective".split()
+        }
         values = {name: OmegaConf.select(OmegaConf.create(config), name) for name in HYPERPARAMETERS}
         metrics = ["score/fid", "score/inception_score", "score/accuracy"]
         trainer.tracker.hyperparameters({**options, **values}, metrics)

@@ -182,7 +182,7 @@ def check_top_level(cfg: DictConfig, known: Mapping[str, type | tuple[type, ...]
     for name, expected in known.items():
         value = cfg.get(name)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        if isinstance(value, bool) and bool not in expected or not isinstance(value, expected):
+        if (isinstance(value, bool) and bool not in expected) or not isinstance(value, expected):
             words = " or ".join("a group of settings" if e is DictConfig else describe(e) for e in expected)
             raise UserError(f"{prefix}{name}={value!r} has the wrong type: it must be {words}.")
 
@@ -372,7 +372,6 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
         resume: the checkpoint to go on from.
     """
     from diffusion.image_model import ImageModel
-    from diffusion.monitor import Monitor
     from diffusion.tracking import Tracker
 
     check_types(config)

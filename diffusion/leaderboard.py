@@ -56,7 +56,10 @@ def show() -> None:
     print(f"{'rank':>4}  {'FID':>9}  {'IS':>6}  {'accuracy':>8}  run")
     for row in table:
         fid, score, accuracy = (
-            "–" if row[k] is None else f"{row[k]:.{d}f}" for k, d in (("fid", 4), ("inception_score", 3), ("accuracy", 3))
+            "–" if row[k] is None else f"{row[k]:.{d}f}"
+            for k, d in (("fid", 4), ("inception_score", 3), ("accuracy", 3))
         )
         note = f"  failed: {row['error']}" if row["status"] == "failed" else ""
-        print(f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['overrides'] or row['folder']}{note}")
+        print(
+            f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['overrides'] or row['folder']}{note}"
+        )

@@ -144,9 +144,7 @@ class Trainer:
         if self.step == 0:
             self.save()
         self.denoiser.network.train()
-        data = batches(
-            self.data.train, self.batch_size, self.seed, self.step, self.device.torch_device, self.workers
-        )
+        data = batches(self.data.train, self.batch_size, self.seed, self.step, self.device.torch_device, self.workers)
         self.logged = (self.step, time.perf_counter())
         with stop_signals() as stop, self.progress() as bar:
             while self.step < self.total_steps:

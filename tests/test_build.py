@@ -77,7 +77,12 @@ def test_classes_by_name_or_number():
     assert build.class_numbers(None, conditional) is None
     assert conditional.labels(5).tolist() == [0, 1, 0, 1, 0]
     assert conditional.labels(3, [1]).tolist() == [1, 1, 1]
-    for wrong, message in ((7, "from 0 to 1"), (-1, "from 0 to 1"), ("hat", "choose from Bag, Sneaker"), ([], "no class")):
+    for wrong, message in (
+        (7, "from 0 to 1"),
+        (-1, "from 0 to 1"),
+        ("hat", "choose from Bag, Sneaker"),
+        ([], "no class"),
+    ):
         with pytest.raises(UserError, match=message):
             build.class_numbers(wrong, conditional)
 

@@ -53,7 +53,15 @@ def test_other_files_are_refused_and_their_code_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "builtins.open", "torch.load", "diffusion.data.gzip.open", "diffusion.nothing.Here", "torch.optim.lr_scheduler.LambdaLR"]
+    "target",
+    [
+        "os.system",
+        "builtins.open",
+        "torch.load",
+        "diffusion.data.gzip.open",
+        "diffusion.nothing.Here",
+        "torch.optim.lr_scheduler.LambdaLR",
+    ],
 )
 def test_a_config_from_a_file_cannot_name_foreign_code(target):
     with pytest.raises(UserError, match="model._target_="):

@@ -37,7 +37,9 @@ def imported(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" if node.module == "diffusion" else node.module for alias in node.names}
+            names |= {
+                f"{node.module}.{alias.name}" if node.module == "diffusion" else node.module for alias in node.names
+            }
     return names
 
 
@@ -55,7 +57,9 @@ def test_imports(path):
 @pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
 def test_scripts_start_without_torch(script):
     """So that --help and tab completion are quick: torch is imported inside `main`."""
-    top = [node for node in ast.parse((ROOT / script).read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    top = [
+        node for node in ast.parse((ROOT / script).read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in top if isinstance(node, ast.ImportFrom)}
     assert names <= {"logging", "pathlib", "hydra", "hydra.core.hydra_config", "omegaconf", "diffusion.cli"}

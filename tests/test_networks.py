@@ -13,9 +13,7 @@ def small_simple(**settings):
 
 
 def small_unet(**settings):
-    return UNet(
-        **{"channels": 1, "image_size": 28, "width": 8, "groups": 4, "head_width": 8, "blocks": 1, **settings}
-    )
+    return UNet(**{"channels": 1, "image_size": 28, "width": 8, "groups": 4, "head_width": 8, "blocks": 1, **settings})
 
 
 def count(network):

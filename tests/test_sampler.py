@@ -100,9 +100,7 @@ def test_every_step_agrees_with_diffusers(kind, name, steps, objective, predicti
 def oracle_step(oracle, output, timestep, x_t, eta, z):
     if isinstance(oracle, DDIMScheduler):
         # use_clipped_model_output derives ε̂ anew after the clamp of x̂_0, which ancestral sampling implies.
-        return oracle.step(
-            output, timestep, x_t, eta=eta, use_clipped_model_output=True, variance_noise=z
-        ).prev_sample
+        return oracle.step(output, timestep, x_t, eta=eta, use_clipped_model_output=True, variance_noise=z).prev_sample
     import diffusers.schedulers.scheduling_ddpm as module
 
     original = module.randn_tensor

@@ -196,7 +196,14 @@ def wait_for(condition, process, seconds=90):
         time.sleep(0.02)
 
 
-LONG = (*TINY, "training.steps=400", "training.checkpoint_every=5", "training.held_out=0", "score.n=0", "preview.steps=1")
+LONG = (
+    *TINY,
+    "training.steps=400",
+    "training.checkpoint_every=5",
+    "training.held_out=0",
+    "score.n=0",
+    "preview.steps=1",
+)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
@@ -230,7 +237,14 @@ def test_kill_nine_and_resume_is_bit_identical(run, tmp_path):
     assert not (tmp_path / "outputs").exists()  # it went on in its own folder
 
 
-SHORT = ("training.steps=3", "training.batch_size=4", "preview.steps=2", "score.n=20", "training.held_out=8", "device=cpu")
+SHORT = (
+    "training.steps=3",
+    "training.batch_size=4",
+    "preview.steps=2",
+    "score.n=20",
+    "training.held_out=8",
+    "device=cpu",
+)
 
 
 @pytest.mark.slow

@@ -60,7 +60,9 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.parametrize("killed_before", [1, 7, 11])  # checkpoints at 4, 8, 12; logs at 3, 6, 9, 12; 6 batches an epoch
+@pytest.mark.parametrize(
+    "killed_before", [1, 7, 11]
+)  # checkpoints at 4, 8, 12; logs at 3, 6, 9, 12; 6 batches an epoch
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_resuming_is_exact(tmp_path, killed_before, accumulate):
     settings = {"training.steps": 13, "training.accumulate": accumulate, "training.images": 1000}

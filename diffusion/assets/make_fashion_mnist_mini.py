@@ -33,7 +33,9 @@ def main(root: str = "data") -> None:
     arrays = {f"train_{k}": v for k, v in train.items()} | {f"test_{k}": v for k, v in test.items()}
     target = ASSETS / "fashion_mnist_mini.npz"
     np.savez_compressed(target, allow_pickle=False, **arrays)
-    print(f"{target}: {len(arrays['train_labels'])} + {len(arrays['test_labels'])} images, {target.stat().st_size} bytes")
+    print(
+        f"{target}: {len(arrays['train_labels'])} + {len(arrays['test_labels'])} images, {target.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":

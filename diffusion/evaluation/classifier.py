@@ -173,7 +173,9 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[
         classifier = Classifier(record["channels"], len(record["class_names"]))
         classifier.load_state_dict(state)
     except FileNotFoundError as error:
-        raise UserError(f"The scorer {path} does not exist: give a file that train.py --config-name classifier wrote.") from error
+        raise UserError(
+            f"The scorer {path} does not exist: give a file that train.py --config-name classifier wrote."
+        ) from error
     except Exception as error:  # safetensors, JSON and shape errors alike: this is no scorer
         raise UserError(f"{path} is not a scorer written by train.py --config-name classifier.") from error
     return classifier.to(device, memory_format=torch.channels_last).eval(), record

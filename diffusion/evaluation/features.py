@@ -116,9 +116,7 @@ def save_reference(path: Path, statistics: Statistics, description: str, fingerp
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     mean, covariance = statistics
-    np.savez_compressed(
-        temporary, mean=mean, covariance=covariance, description=description, fingerprint=fingerprint
-    )
+    np.savez_compressed(temporary, mean=mean, covariance=covariance, description=description, fingerprint=fingerprint)
     temporary.replace(path)
 
 

@@ -35,7 +35,9 @@ def class_table(scores: dict[str, Any]) -> str:
     rows = ["| class | generated | real |", "|---|---|---|"]
     columns = zip(scores["class_names"], scores["class_accuracy"], scores["real"]["class_accuracy"], strict=True)
     for name, made, real in columns:
-        rows.append("| " + " | ".join([name, *("–" if value is None else f"{value:.3f}" for value in (made, real))]) + " |")
+        rows.append(
+            "| " + " | ".join([name, *("–" if value is None else f"{value:.3f}" for value in (made, real))]) + " |"
+        )
     return "\n".join(rows)
 
 
