@@ -7,6 +7,7 @@ python evaluate.py samples=mine.npz                     (arr_0 uint8 N×H×W×C,
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from diffusion.cli import job, launch
 
 log = logging.getLogger("diffusion")
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     **dict.fromkeys("sampler guidance device features".split(), DictConfig),
     **dict.fromkeys("n seed batch_size".split(), int),
     **dict.fromkeys("checkpoint samples".split(), (str, type(None))),
@@ -24,31 +25,37 @@ SETTINGS = {
     "output_dir": str,
 }
 
+DRAWING = ("n", "seed", "batch_size", "averaged", "sampler", "guidance")  # settings that samples= leaves no room for
+
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> float:
-    from diffusion import build, pictures
+    from diffusion import build, pictures, settings, trained
     from diffusion.errors import UserError
     from diffusion.evaluation.report import summary, write_report
     from diffusion.evaluation.scoring import load_samples, score_images
 
-    build.check_top_level(cfg, SETTINGS)
+    settings.check_top_level(cfg, SETTINGS)
     if (cfg.checkpoint is None) == (cfg.samples is None):
         raise UserError("Give either checkpoint=RUN, to score a model, or samples=FILE, to score images.")
     folder, device = Path(cfg.output_dir), build.build(cfg.device, "device")
+    overrides = list(HydraConfig.get().overrides.task)
     if cfg.samples is not None:
+        drawing = [o for o in overrides if o.split("=")[0].split(".")[0] in DRAWING]
+        if drawing:
+            raise UserError(f"{drawing[0]} says how to draw from a checkpoint, but samples= are scored as they are.")
         if cfg.data is None:
             raise UserError("samples= needs the data to compare with: add data=fashion_mnist_mini (or another).")
         data = build.build(cfg.data, "data")
         images, labels = load_samples(cfg.samples, data)
         source = f"samples={cfg.samples}"
     else:
-        model, state = build.open_model(cfg, device)
+        model, state = trained.open_model(cfg, device)
         data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
-        sampler = build.choose_sampler(cfg.sampler, state["config"])
+        sampler = trained.choose_sampler(cfg.sampler, state["config"])
         labels = model.labels(cfg.n)
-        images = build.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size)
+        images = trained.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size)
         pictures.save_samples(folder / "samples.npz", images, labels)
         weights = "averaged weights" if cfg.averaged else "weights"
         source = (
@@ -59,8 +66,8 @@ def main(cfg: DictConfig) -> float:
     scores = score_images(images, labels, features, source)
     shown = images[:80]
     columns, captions = pictures.grid_layout(None if labels is None else labels[:80], data.class_names, len(shown))
-    pictures.labelled_grid(shown, columns, captions).save(folder / "grid.png")
-    write_report(folder, scores, {"overrides": list(HydraConfig.get().overrides.task)}, "grid.png")
+    pictures.save_picture(folder / "grid.png", pictures.labelled_grid(shown, columns, captions))
+    write_report(folder, scores, {"overrides": overrides}, "grid.png")
     log.info("Scored %s.\n%s", source, summary(scores))
     log.info("The report is %s", folder / "report.md")
     return float(scores["fid"])

@@ -7,6 +7,7 @@ python sample.py checkpoint=RUN classes=[bag,3] png=true gif=true
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, ListConfig
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from diffusion.cli import job, launch
 
 log = logging.getLogger("diffusion")
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     **dict.fromkeys("sampler guidance device".split(), DictConfig),
     **dict.fromkeys("n seed batch_size".split(), int),
     **dict.fromkeys("averaged grid gif png".split(), bool),
@@ -26,12 +27,12 @@ SETTINGS = {
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> None:
-    from diffusion import build, checkpoint, pictures
+    from diffusion import checkpoint, pictures, settings, trained
 
-    build.check_top_level(cfg, SETTINGS)
-    model, state = build.open_model(cfg)
-    sampler = build.choose_sampler(cfg.sampler, state["config"])
-    labels = model.labels(cfg.n, build.class_numbers(cfg.classes, model))
+    settings.check_top_level(cfg, SETTINGS)
+    model, state = trained.open_model(cfg)
+    sampler = trained.choose_sampler(cfg.sampler, state["config"])
+    labels = model.labels(cfg.n, trained.class_numbers(cfg.classes, model))
     log.info(
         "%s, step %d: %s; %s.",
         checkpoint.find(cfg.checkpoint),
@@ -41,12 +42,12 @@ def main(cfg: DictConfig) -> None:
     )
 
     film = pictures.Film(model.to_images, labels, model.class_names, sampler.steps) if cfg.gif else None
-    images = build.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size, film)
+    images = trained.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size, film)
     folder = Path(cfg.output_dir)
     pictures.save_samples(folder / "samples.npz", images, labels)
     if cfg.grid:
         columns, captions = pictures.grid_layout(labels, model.class_names, len(images))
-        pictures.labelled_grid(images, columns, captions).save(folder / "grid.png")
+        pictures.save_picture(folder / "grid.png", pictures.labelled_grid(images, columns, captions))
     if cfg.png:
         pictures.save_pngs(folder / "images", images, labels, model.class_names)
     if film is not None:

@@ -8,7 +8,9 @@ python train.py -m schedule=linear,cosine seed=0,1 a sweep, with a leaderboard a
 """
 
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,8 +20,17 @@ from diffusion.cli import job, launch
 
 log = logging.getLogger("diffusion")
 GROUPS = "data model schedule objective timesteps guidance ema sampler preview optimizer training device features score"
-SETTINGS = {**dict.fromkeys(GROUPS.split(), DictConfig), "seed": int, "resume": (str, type(None)), "output_dir": str}
-SCORER_SETTINGS = {**dict.fromkeys("data device scorer".split(), DictConfig), "file": str, "output_dir": str}
+SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(GROUPS.split(), DictConfig),
+    "seed": int,
+    "resume": (str, type(None)),
+    "output_dir": str,
+}
+SCORER_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys("data device scorer".split(), DictConfig),
+    "file": str,
+    "output_dir": str,
+}
 # One row of these in TensorBoard's HPARAMS tab; always the same, because it shows the first run's keys alone.
 HYPERPARAMETERS = (
     "model.width schedule.steps guidance.dropout guidance.scale ema.decay optimizer.lr training.batch_size seed"
@@ -34,17 +45,16 @@ def main(cfg: DictConfig) -> float | None:
 
 def train(cfg: DictConfig) -> float | None:
     """Train, draw and score; returns the FID, which sweeps minimise."""
-    from diffusion import build, checkpoint
-    from diffusion.evaluation.report import summary, write_report
-    from diffusion.training import resume_command
+    from diffusion import build, checkpoint, settings
+    from diffusion.evaluation.report import summary, write_json, write_report
+    from diffusion.interruption import resume_command
 
-    build.check_top_level(cfg, SETTINGS)
+    settings.check_top_level(cfg, SETTINGS)
     overrides = list(HydraConfig.get().overrides.task)
     folder, config, state = Path(cfg.output_dir), build.plain(cfg), None
     if cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
         config = build.resumed_config(state["config"], cfg, overrides)
-        log.info("Resuming at step %d of %d.", state["step"], state["total_steps"])
     trainer = build.build_trainer(config, folder, state)
     OmegaConf.save(config, folder / "config.yaml")
     log.info("Run folder: %s", folder)
@@ -64,10 +74,9 @@ def train(cfg: DictConfig) -> float | None:
     scores = trainer.monitor.scores
     if scores is not None:
         write_report(folder, scores, extra, "grid.png")
-        log.info("Scored %s.\n%s", scores["protocol"]["images"], summary(scores))
+        log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary(scores))
+        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
     else:
-        from diffusion.evaluation.report import write_json
-
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)
     return fid
@@ -75,12 +84,12 @@ def train(cfg: DictConfig) -> float | None:
 
 def train_scorer(cfg: DictConfig) -> float:
     """Train the scoring classifier; writes it and the reference statistics of its data. Returns the test accuracy."""
-    from diffusion import build
+    from diffusion import build, settings
     from diffusion.evaluation.classifier import save_classifier
     from diffusion.evaluation.features import ClassifierFeatures, save_reference
     from diffusion.tracking import Tracker
 
-    build.check_top_level(cfg, SCORER_SETTINGS)
+    settings.check_top_level(cfg, SCORER_SETTINGS)
     folder, device, data = Path(cfg.output_dir), build.build(cfg.device, "device"), build.build(cfg.data, "data")
     log.info("Data: %s. Device: %s. Run folder: %s", data.name, device.describe(), folder)
     tracker = Tracker(folder)

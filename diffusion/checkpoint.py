@@ -14,25 +14,25 @@ from typing import Any
 
 import torch
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, brief
+from diffusion.files import replacing
 
 FORMAT = 1
+CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
+IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
 KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically; a failure (full disk, …) leaves the previous file and raises `UserError`."""
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
         before = "the previous one is untouched" if path.exists() else "there is none before it"
-        raise UserError(f"The checkpoint {path} could not be written ({_short(error)}); {before}.") from error
+        raise UserError(f"The checkpoint {path} could not be written ({brief(error)}); {before}.") from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -42,9 +42,12 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}: give a run folder, a checkpoint file, or 'latest'.") from error
     except Exception as error:  # torch raises many kinds for files that are cut short or something else
-        raise UserError(f"{path} is no checkpoint of this project, or it is cut short ({_short(error)}).") from error
+        raise UserError(f"{path} is no checkpoint of this project, or it is cut short ({brief(error)}).") from error
     if not isinstance(state, dict) or not state.keys() >= KEYS:
         raise UserError(f"{path} is a PyTorch file, but no checkpoint of this project: give one that train.py wrote.")
+    nested = ((state["config"], CONFIG_KEYS), (state["image"], IMAGE_KEYS))
+    if not all(isinstance(part, dict) and part.keys() >= keys for part, keys in nested):
+        raise UserError(f"{path} is a checkpoint whose config is incomplete: give one that train.py wrote.")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
     return state
@@ -66,7 +69,3 @@ def find(where: str, outputs: str = "outputs", setting: str = "checkpoint") -> P
     if not path.exists():
         raise UserError(f"{setting}={where}: there is no such file or folder; {way_out}.")
     return path
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

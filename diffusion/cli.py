@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def as_sentence(error: BaseException) -> str | None:
         return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
     if type(error).__name__ == "OutOfMemoryError":
         return (
-            "The device ran out of memory: use a smaller batch (training.accumulate=2 keeps the gradient as it is; "
-            "batch_size or score.batch_size for sampling)."
+            "The device ran out of memory: use smaller batches, training.accumulate=2 (with the same gradient) or, "
+            "when sampling, a smaller batch_size or score.batch_size."
         )
     return None
 
@@ -72,10 +73,12 @@ def hydra_sentence(message: str) -> str:
     """Hydra's report of a setting that does not compose, as one sentence."""
     override = re.search(r"Could not (?:override|append to|delete)[^']*'([^']*)'", message)
     if override:
-        from diffusion.build import unknown
+        from diffusion.settings import FROM_CHECKPOINT, unknown
 
         name = override.group(1).split("=")[0]
-        keys = _settings()
+        if "Could not append" in message:
+            return f"The setting '{name}' exists already: change it without the plus sign, {name}=…."
+        keys = [] if name in FROM_CHECKPOINT else _settings()
         section = name.rpartition(".")[0]
         siblings = [key for key in keys if section and key.startswith(f"{section}.")]
         return unknown(name, siblings if section in keys else keys)
@@ -152,11 +155,10 @@ def _settings() -> list[str]:
     conf = script.parent / "conf"
     options = [a for a in sys.argv[1:] if (conf / a.partition("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            cfg = OmegaConf.to_container(compose(given or script.stem, options), resolve=False)
-    except Exception:  # only hints depend on it
-        return []
+    cfg: Any = {}
+    with initialize_config_dir(str(conf), version_base="1.3"), suppress(Exception):  # only hints depend on it
+        cfg = OmegaConf.to_container(compose(given or script.stem), resolve=False)
+        cfg = OmegaConf.to_container(compose(given or script.stem, options), resolve=False)
     keys: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:

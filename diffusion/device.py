@@ -57,7 +57,7 @@ class Device:
     def place(self, network: nn.Module) -> nn.Module:
         """The network on this device, in its memory format, compiled if that is asked for."""
         network = network.to(self.torch_device)
-        network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        network = network.to(memory_format=self.memory_format)
         if self.compile:
             network.compile()  # in place: the names of the weights stay as they are
         return network

@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The sentence names the setting (or file), its value and the way out.
     """
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, on one short line."""
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -72,6 +72,7 @@ class Unconditional:
     """A model that never sees a label."""
 
     conditional = False
+    dropout, scale = 0.0, 1.0
 
     def drop(self, labels: Tensor | None, u: Tensor, num_classes: int) -> Tensor | None:
         """No labels."""

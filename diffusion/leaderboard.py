@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-COLUMNS = ("rank", "status", "fid", "inception_score", "accuracy", "folder", "overrides", "error")
+from diffusion.files import replacing
+
+COLUMNS = ("rank", "status", "fid", "inception_score", "accuracy", "n", "protocol", "folder", "overrides", "error")
 _sweep: list[Path] = []
 
 
@@ -26,26 +27,41 @@ class Leaderboard(Callback):
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """One row per job of a sweep folder, best FID first, then runs without a FID, then failed ones."""
+    """One row per job of a sweep folder, best FID first, then runs without a FID, then failed ones.
+
+    FIDs of different n, scorer or reference do not compare: such runs are ranked apart, each kind from 1.
+    """
     found = []
     for path in folder.glob("*/metrics.json"):
         metrics = json.loads(path.read_text())
         row = {name: metrics.get(name) for name in COLUMNS}
+        how = metrics.get("protocol") or {}
+        row["protocol"] = "; ".join(str(how[key]) for key in ("scorer", "reference") if key in how)
         found.append({**row, "folder": path.parent.name, "overrides": " ".join(metrics.get("overrides") or [])})
-    found.sort(key=lambda row: (row["status"] == "failed", row["fid"] is None, row["fid"] or 0, row["folder"]))
-    for rank, row in enumerate(found, start=1):
-        row["rank"] = rank if row["status"] != "failed" else None
+    found.sort(
+        key=lambda row: (
+            row["status"] == "failed",
+            row["fid"] is None,
+            -(row["n"] or 0),
+            row["protocol"],
+            row["fid"] or 0,
+            row["folder"],
+        )
+    )
+    ranks: dict[tuple, int] = {}
+    for row in found:
+        kind = (row["n"], row["protocol"])
+        if row["status"] != "failed":
+            ranks[kind] = row["rank"] = ranks.get(kind, 0) + 1
     return found
 
 
 def write(folder: Path) -> None:
     """Rewrite leaderboard.csv; a reader never sees half of it."""
-    temporary = folder / f".leaderboard.{os.getpid()}"
-    with open(temporary, "w", newline="") as file:
+    with replacing(folder / "leaderboard.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows(folder))
-    temporary.replace(folder / "leaderboard.csv")
 
 
 def show() -> None:
@@ -53,13 +69,14 @@ def show() -> None:
     if not _sweep or not (table := rows(_sweep[0])):
         return
     print(f"\nLeaderboard ({_sweep[0] / 'leaderboard.csv'}), lower FID is better:")
-    print(f"{'rank':>4}  {'FID':>9}  {'IS':>6}  {'accuracy':>8}  run")
+    if len({(row["n"], row["protocol"]) for row in table if row["fid"] is not None}) > 1:
+        print("The runs were not all scored alike (n, scorer, reference); each kind is ranked for itself.")
+    print(f"{'rank':>4}  {'FID':>9}  {'IS':>6}  {'accuracy':>8}  {'n':>6}  run")
     for row in table:
         fid, score, accuracy = (
             "–" if row[k] is None else f"{row[k]:.{d}f}"
             for k, d in (("fid", 4), ("inception_score", 3), ("accuracy", 3))
         )
         note = f"  failed: {row['error']}" if row["status"] == "failed" else ""
-        print(
-            f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['overrides'] or row['folder']}{note}"
-        )
+        run = f"{row['overrides'] or row['folder']}{note}"
+        print(f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['n'] or '–':>6}  {run}")

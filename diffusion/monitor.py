@@ -1,13 +1,19 @@
-"""What a run shows of itself: sample grids with the same noise and labels throughout, and scores."""
+"""What a run shows of itself: sample grids with the same noise and labels throughout, held-out loss, and scores."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from diffusion.data import ImageData, encode, pad_images
 from diffusion.evaluation.features import ClassifierFeatures
 from diffusion.evaluation.report import write_report
 from diffusion.evaluation.scoring import score_images
 from diffusion.image_model import ImageModel
-from diffusion.pictures import grid_layout, labelled_grid, tile
+from diffusion.pictures import grid_layout, labelled_grid, save_picture, tile
+from diffusion.randomness import HELD_OUT, stream
 from diffusion.sampler import Sampler
 from diffusion.tracking import Tracker
 
@@ -18,38 +24,69 @@ class Monitor:
     Args:
         model: with the averaged weights.
         sampler: a fast one.
+        data: its test images are held out.
+        timesteps: u → t, as in training.
         features: the scorer, or None for no scores.
         tracker, folder: of the run.
         n: images that are scored.
-        seed: of all images drawn here.
+        seed: of all images drawn here, and of the held-out noise.
         batch_size: images drawn at once.
+        held_out: test images whose loss is measured with each preview.
     """
 
     def __init__(
         self,
         model: ImageModel,
         sampler: Sampler,
+        data: ImageData,
+        timesteps: Callable[[Tensor], Tensor],
         features: ClassifierFeatures | None,
         tracker: Tracker,
         folder: Path,
         n: int = 1000,
         seed: int = 0,
         batch_size: int = 250,
+        held_out: int = 512,
     ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be 0 or more")
         if n < 0 or n == 1 or batch_size < 1:
             raise ValueError(f"n={n} must be 0 (no scores) or at least 2, and batch_size={batch_size} at least 1")
-        self.model, self.sampler, self.features = model, sampler, features
+        if held_out < 0:
+            raise ValueError(f"held_out={held_out} must be 0 or more")
+        self.model, self.sampler, self.features, self.data = model, sampler, features, data
+        self.timesteps, self.held_out = timesteps, min(held_out, len(data.test))
         self.tracker, self.folder, self.n, self.seed, self.batch_size = tracker, folder, n, seed, batch_size
         self.scores: dict[str, Any] | None = None
 
     def preview(self, step: int) -> None:
-        """A grid with one column per class, into TensorBoard and grid.png."""
+        """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss."""
         n = 8 * min(len(self.model.class_names) or 8, 16)
         labels = self.model.labels(n)
         images = self.model.draw(self.sampler, n, labels, self.seed, self.batch_size)
         columns, captions = grid_layout(labels, self.model.class_names, n)
         self.tracker.image("samples/ema", tile(images, columns), step)
-        labelled_grid(images, columns, captions).save(self.folder / "grid.png")
+        save_picture(self.folder / "grid.png", labelled_grid(images, columns, captions))
+
+        if self.held_out:
+            self.tracker.scalars({"held_out/loss": self.held_out_loss()}, step)
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Mean loss on test images, with their labels and with the same noise and times at every call."""
+        n, generator, device = self.held_out, stream(self.seed, HELD_OUT), self.model.device
+        images, labels = self.data.test.select(torch.arange(n))
+        x_0 = encode(pad_images(images, self.data.padding))
+        t = self.timesteps((torch.arange(n) + torch.rand(n, generator=generator)) / n)
+        noise = torch.randn(x_0.shape, generator=generator)
+        labels = self.model.guidance.drop(labels, torch.ones(n), self.model.denoiser.num_classes)
+        total = 0.0
+        for part in torch.arange(n).split(self.batch_size):
+            tensors = (None if value is None else value[part] for value in (x_0, t, noise, labels))
+            x, times, eps, y = (None if value is None else value.to(device.torch_device) for value in tensors)
+            with device.autocast():
+                total += float(self.model.denoiser.loss(x, times, eps, y).sum())  # type: ignore[arg-type]
+        return total / n
 
     def score(self, step: int) -> dict[str, float | None]:
         """Scores by TensorBoard tag; whole in metrics.json and report.md. {} where there is no scorer."""

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from diffusion.files import replacing
+
 
 def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     """uint8 (n, C, H, W) → one uint8 picture (C, rows·(H + gap) + gap, columns·(W + gap) + gap), row by row."""
@@ -90,10 +92,11 @@ class Film:
         most: int = 40,
     ) -> None:
         self.to_images, self.labels, self.class_names, self.most = to_images, labels, class_names, most
-        self.every, self.seen = max(1, steps // 40), 0
+        self.every, self.seen = max(1, steps // 40), 0  # `most` shrinks to the first batch, so that frames agree
         self.frames: list[Image.Image] = []
 
     def __call__(self, x_t: Tensor, x_0: Tensor) -> None:
+        self.most = min(self.most, len(x_t))
         if self.seen % self.every == 0:
             self.frames.append(self._frame(self.to_images(x_t[: self.most].float().cpu())))
         self.seen += 1
@@ -102,11 +105,18 @@ class Film:
         """Write an endless GIF that rests on the finished images."""
         frames = [*self.frames, self._frame(images[: self.most])]
         durations = [80] * len(self.frames) + [2000]
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        with replacing(path) as temporary:
+            frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
     def _frame(self, images: Tensor) -> Image.Image:
         labels = None if self.labels is None else self.labels[: len(images)]
         return labelled_grid(images, *grid_layout(labels, self.class_names, len(images)))
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG."""
+    with replacing(path) as temporary:
+        picture.save(temporary)
 
 
 def save_samples(path: Path, images: Tensor, labels: Tensor | None) -> None:
@@ -114,12 +124,12 @@ def save_samples(path: Path, images: Tensor, labels: Tensor | None) -> None:
     arrays = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
     if labels is not None:
         arrays["arr_1"] = labels.numpy()
-    np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def save_pngs(folder: Path, images: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> None:
     """One PNG per image, in a subfolder per class where there are labels."""
     for i, image in enumerate(images):
         target = folder if labels is None else folder / class_names[int(labels[i])]
-        target.mkdir(parents=True, exist_ok=True)
-        to_pil(image).save(target / f"{i:06d}.png")
+        save_picture(target / f"{i:06d}.png", to_pil(image))

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from diffusion.progress import progress_bar
 from diffusion.randomness import SAMPLING, stream
 
 Observer = Callable[[Tensor, Tensor], None]
@@ -176,7 +176,7 @@ def draw_images(
     if n < 1 or batch_size < 1:
         raise ValueError(f"n={n} and batch_size={batch_size} must be at least 1")
     images = []
-    with tqdm(total=n * sampler.steps, desc="sampling", unit="eval", disable=not progress, leave=False) as bar:
+    with progress_bar(n * sampler.steps, "sampling", "evaluations", disable=not progress) as bar:
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)

@@ -6,16 +6,11 @@ them: N steps equal k steps, a kill, and N − k steps. Nothing in a step waits 
 they are logged.
 """
 
-import logging
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,20 +24,13 @@ from diffusion.device import Device
 from diffusion.ema import EMA
 from diffusion.errors import UserError
 from diffusion.guidance import ClassifierFree, Unconditional
+from diffusion.interruption import Stopped, StopSignals, resume_command
 from diffusion.monitor import Monitor
-from diffusion.randomness import HELD_OUT, TRAINING, stream
+from diffusion.pacing import learning_rate_factor, total_steps
+from diffusion.progress import progress_bar
+from diffusion.randomness import TRAINING, stream
+from diffusion.running_sums import RunningSums
 from diffusion.tracking import Tracker
-
-log = logging.getLogger("diffusion")
-LEVELS = 5  # noise levels t in (0, 0.2], (0.2, 0.4], … whose losses are logged apart
-
-
-class Stopped(KeyboardInterrupt):
-    """Training was stopped by a signal, after saving. Derived from KeyboardInterrupt so that it ends a sweep."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
 
 
 class Trainer:
@@ -69,7 +57,6 @@ class Trainer:
         decay: how it falls afterwards: "constant", "linear" or "cosine" (both to 0).
         log_every, checkpoint_every, preview_every, evaluate_every: in optimizer steps; 0 means never (checkpoints,
             previews and scores: only at the end).
-        held_out: number of test images whose loss is measured with each preview.
         workers: processes that decode images, where they do not fit in memory.
     """
 
@@ -99,7 +86,6 @@ class Trainer:
         checkpoint_every: int = 1000,
         preview_every: int = 1000,
         evaluate_every: int = 0,
-        held_out: int = 512,
         workers: int = 2,
     ) -> None:
         if batch_size < 1 or accumulate < 1 or batch_size % accumulate:
@@ -112,7 +98,7 @@ class Trainer:
             raise ValueError(f"clip_norm={clip_norm} must be positive, or 0 for no clipping")
         intervals = {"log_every": log_every, "checkpoint_every": checkpoint_every}
         intervals |= {"preview_every": preview_every, "evaluate_every": evaluate_every}
-        for name, value in {**intervals, "held_out": held_out, "workers": workers}.items():
+        for name, value in {**intervals, "workers": workers}.items():
             if value < 0:
                 raise ValueError(f"{name}={value} must be 0 or more")
         self.total_steps = total_steps(images, epochs, steps, batch_size, len(data.train))
@@ -121,21 +107,20 @@ class Trainer:
         self.monitor, self.batch_size, self.accumulate = monitor, batch_size, accumulate
         self.clip_norm, self.warmup, self.decay, self.workers = clip_norm or math.inf, warmup, decay, workers
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
-        self.preview_every, self.evaluate_every, self.held_out = preview_every, evaluate_every, held_out
-        self.parameters = list(denoiser.network.parameters())
+        self.preview_every, self.evaluate_every = preview_every, evaluate_every
+        self.parameters: list[Tensor] = list(denoiser.network.parameters())
         self.optimizer = optimizer(self.parameters)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.saved_step: int | None = None
         self.best: float | None = None
-        # On the device until logged: loss, gradient norm, steps, then loss and number of images per noise level.
-        self.sums = torch.zeros(3 + 2 * LEVELS, device=device.torch_device)
+        self.sums = RunningSums(device.torch_device)
         self.logged = (0, time.perf_counter())
 
     # ------------------------------------------------------------------------------------------- the loop
 
     def fit(self) -> dict[str, float | None]:
-        """Train up to `total_steps`, then preview, score and save. Returns the final scores.
+        """Train up to `total_steps`, save, then preview and score. Returns the final scores.
 
         Raises:
             Stopped: after Ctrl-C or SIGTERM; the state is saved.
@@ -144,31 +129,38 @@ class Trainer:
         if self.step == 0:
             self.save()
         self.denoiser.network.train()
+        scores: dict[str, float | None] = {}
         data = batches(self.data.train, self.batch_size, self.seed, self.step, self.device.torch_device, self.workers)
         self.logged = (self.step, time.perf_counter())
-        with stop_signals() as stop, self.progress() as bar:
-            while self.step < self.total_steps:
-                loss_is_due = self.train_step(next(data))
+        with StopSignals() as stop, self.progress() as bar:
+            while self.step < self.total_steps and stop.number is None:
+                self.train_step(next(data))
                 bar.update(self.batch_size)
-                if loss_is_due:
-                    bar.set_postfix(loss=f"{self.log_sums():.4f}")
                 last = self.step == self.total_steps
-                if self.due(self.preview_every) and not last:
-                    self.show_preview()
-                if self.due(self.evaluate_every) and not last:
-                    self.evaluate()
-                if stop or last or self.due(self.checkpoint_every):
+                if last or self.due(self.log_every):
+                    bar.set_postfix(loss=f"{self.log_sums():.4f}")
+                if last or self.due(self.checkpoint_every):
                     self.save()
-                if stop:
-                    way_on = f"continue with: {resume_command(self.folder)}"
-                    raise Stopped(f"Stopped at step {self.step} of {self.total_steps}, saved; {way_on}", stop[0])
-        self.show_preview()
-        scores = self.evaluate()
-        self.save()
+                if stop.number is None and not last:
+                    with stop.at_once():
+                        if self.due(self.preview_every):
+                            self.show_preview()
+                        if self.due(self.evaluate_every):
+                            self.evaluate()
+            bar.close()
+            if stop.number is None:
+                with stop.at_once():
+                    self.show_preview()
+                    scores = self.evaluate()
+            if stop.number is not None:
+                if self.saved_step != self.step:
+                    self.save()
+                way_on = f"continue with: {resume_command(self.folder)}"
+                raise Stopped(f"Stopped at step {self.step} of {self.total_steps}, saved; {way_on}", stop.number)
         return scores
 
-    def train_step(self, batch: tuple[Tensor, Tensor | None]) -> bool:
-        """One optimizer step on a global batch; True when the sums are to be logged."""
+    def train_step(self, batch: tuple[Tensor, Tensor | None]) -> None:
+        """One optimizer step on a global batch: images uint8 (B, C, H, W) and labels (B,) or None."""
         images, labels = batch
         x_0 = pad_images(images, self.data.padding).to(memory_format=self.device.memory_format)
         generator = stream(self.seed, TRAINING, self.step, device=self.device.torch_device)
@@ -187,15 +179,13 @@ class Trainer:
                     encode(x_0[part]), t[part], noise[part], None if labels is None else labels[part]
                 )
             (losses.sum() / self.batch_size).backward()
-            self.add_to_sums(losses.detach(), t[part])
+            self.sums.add_losses(losses.detach(), t[part], self.batch_size)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.denoiser.network)
-        self.sums[1] += norm
-        self.sums[2] += 1
+        self.sums.add_step(norm)
         self.step += 1
-        return self.due(self.log_every) or self.step == self.total_steps
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -203,47 +193,25 @@ class Trainer:
 
     def progress(self) -> tqdm:
         """A bar that counts images, so that it shows images per second and the time left."""
-        return tqdm(
-            total=self.total_steps * self.batch_size,
-            initial=self.step * self.batch_size,
-            desc="training",
-            unit=" images",
-            unit_scale=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
+        total, done = self.total_steps * self.batch_size, self.step * self.batch_size
+        return progress_bar(total, "training", "images", initial=done)
 
     # ------------------------------------------------------------------------------------- what is logged
-
-    def add_to_sums(self, losses: Tensor, t: Tensor) -> None:
-        """Add the losses (b,) of images at times t (b,), in all and per noise level."""
-        level = (t * LEVELS).ceil().long().clamp(1, LEVELS) - 1
-        self.sums[0] += losses.sum() / self.batch_size
-        self.sums.index_add_(0, 3 + level, losses)
-        self.sums.index_add_(0, 3 + LEVELS + level, torch.ones_like(losses))
 
     def log_sums(self) -> float:
         """Write the means since the last log and start anew; the mean loss. Waits for the device, once."""
         self.check_finite()
-        loss, norm, count, *levels = self.sums.tolist()
-        self.sums.zero_()
+        values = self.sums.means()
         step, since = self.logged
         self.logged = (self.step, time.perf_counter())
-        rate = (self.step - step) * self.batch_size / max(self.logged[1] - since, 1e-9)
-        values: dict[str, float | None] = {
-            "train/loss": loss / count,
-            "train/grad_norm": norm / count,
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train/images_per_second": rate,
-        }
-        for i in range(LEVELS):
-            seen = levels[LEVELS + i]
-            values[f"noise_level/{i / LEVELS:.1f}-{(i + 1) / LEVELS:.1f}"] = levels[i] / seen if seen else None
+        values["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        values["train/images_per_second"] = (self.step - step) * self.batch_size / max(self.logged[1] - since, 1e-9)
         self.tracker.scalars(values, self.step)
-        return loss / count
+        return values["train/loss"] or 0.0
 
     def check_finite(self) -> None:
-        """Raise `UserError` when a loss or gradient since the last log was infinite or not a number."""
-        if bool(self.sums[:2].isfinite().all()):
+        """Raise `UserError` when a loss, a gradient or a weight is infinite or not a number."""
+        if self.sums.finite() and bool(torch.stack(torch._foreach_norm(self.parameters)).isfinite().all()):
             return
         last_good = f"its last good checkpoint is of step {self.saved_step}"
         raise UserError(
@@ -255,11 +223,10 @@ class Trainer:
         """The grid and the loss on held-out images, both with the averaged weights."""
         with self.paused():
             self.monitor.preview(self.step)
-            if self.held_out and len(self.data.test):
-                self.tracker.scalars({"held_out/loss": self.held_out_loss()}, self.step)
 
     def evaluate(self) -> dict[str, float | None]:
         """Score the averaged weights; the best so far are kept in best.pt."""
+        self.check_finite()
         with self.paused():
             scores = self.monitor.score(self.step)
         self.tracker.scalars(scores, self.step)
@@ -267,6 +234,7 @@ class Trainer:
         if fid is not None and (self.best is None or fid < self.best):
             self.best = fid
             checkpoint.save(self.folder / "best.pt", self.state_dict())
+            self.save()  # so that a resumed run knows of this best
         return scores
 
     @contextmanager
@@ -276,25 +244,6 @@ class Trainer:
         yield
         step, since = self.logged
         self.logged = (step, since + time.perf_counter() - start)
-
-    @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """Mean loss of the averaged weights on test images, with the same noise and times at every call."""
-        n = min(self.held_out, len(self.data.test))
-        generator = stream(self.seed, HELD_OUT)
-        images, labels = self.data.test.select(torch.arange(n))
-        x_0 = encode(pad_images(images, self.data.padding))
-        times = self.timesteps((torch.arange(n) + torch.rand(n, generator=generator)) / n)
-        noise = torch.randn(x_0.shape, generator=generator)
-        denoiser = Denoiser(self.ema.network, self.denoiser.schedule, self.denoiser.objective)
-        labels = self.guidance.drop(labels, torch.ones(n), self.denoiser.num_classes)
-        total, place = 0.0, self.device.torch_device
-        for part in torch.arange(n).split(self.batch_size // self.accumulate):
-            part_labels = None if labels is None else labels[part].to(place)
-            with self.device.autocast():
-                losses = denoiser.loss(x_0[part].to(place), times[part].to(place), noise[part].to(place), part_labels)
-            total += float(losses.sum())
-        return total / n
 
     # ---------------------------------------------------------------------------------------- checkpoints
 
@@ -307,74 +256,29 @@ class Trainer:
             "network": self.denoiser.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "sums": self.sums,
+            "sums": self.sums.values,
             "best": self.best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        if state["step"] > self.total_steps:
+            raise UserError(
+                f"resume: the run is already at step {state['step']}, beyond the {self.total_steps} steps asked for; "
+                "give a larger training.steps, epochs or images."
+            )
         self.denoiser.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.sums.copy_(state["sums"])
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # fused optimizers need the memory layout of the parameter itself
+                    moments[name] = torch.empty_like(parameter).copy_(value)
+        self.sums.values.copy_(state["sums"])
         self.step, self.best, self.saved_step = state["step"], state["best"], state["step"]
 
     def save(self) -> None:
-        """Write last.pt, unless the loss or a weight is no longer finite (then `UserError`)."""
+        """Write last.pt, unless a loss or a weight is no longer finite (then `UserError`)."""
         self.check_finite()
-        if not bool(torch.stack(torch._foreach_norm(self.parameters)).isfinite().all()):
-            self.sums[0] = math.nan
-            self.check_finite()
         checkpoint.save(self.folder / "last.pt", self.state_dict())
         self.saved_step = self.step
-
-
-def total_steps(images: int, epochs: float | None, steps: int | None, batch_size: int, size: int) -> int:
-    """Length of a run in optimizer steps; `ValueError` when it is not positive or given twice."""
-    if steps is not None and epochs is not None:
-        raise ValueError(f"steps={steps} and epochs={epochs} both set the length: give one of them")
-    if steps is None:
-        steps = math.ceil((images if epochs is None else epochs * size) / batch_size)
-    if steps < 1:
-        raise ValueError(f"steps={steps}: the run must have at least one step (see training.images, epochs, steps)")
-    return steps
-
-
-def learning_rate_factor(step: int, total: int, warmup: float, decay: str) -> float:
-    """What the learning rate of step 0 … total − 1 is multiplied with: a linear rise, then a fall towards 0."""
-    rise = warmup * total
-    if step < rise:
-        return (step + 1) / (math.ceil(rise) + 1)
-    if decay == "constant":
-        return 1.0
-    done = (step - rise) / (total - rise)
-    return 1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-
-def resume_command(folder: Path) -> str:
-    """What a person types to go on with a run."""
-    return f"python train.py resume={os.path.relpath(folder)}"
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of dying; a second one acts as usual."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)
-        log.warning("Stopping after this step; press Ctrl-C again to leave at once.")
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, receive)
-    except ValueError:  # only the main thread may set handlers; elsewhere signals act as usual
-        pass
-    try:
-        yield received
-    finally:
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)

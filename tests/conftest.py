@@ -97,7 +97,7 @@ def tiny_config(**settings):
         "training.log_every": 3,
         "training.checkpoint_every": 4,
         "training.preview_every": 0,
-        "training.held_out": 32,
+        "score.held_out": 32,
         "preview.steps": 2,
         "score.n": 0,
         "device": "cpu",

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_config
 from omegaconf import OmegaConf
 
-from diffusion import build
+from diffusion import build, settings, trained
 from diffusion.errors import UserError
 from diffusion.image_model import ImageModel
 
@@ -51,15 +51,15 @@ def test_unknown_settings_get_a_hint():
         build.build(node, "ema", network=torch.nn.Linear(1, 1))
     cfg = OmegaConf.create({"n": 1, "sed": 2})
     with pytest.raises(UserError, match="Unknown setting 'sed': did you mean 'seed'"):
-        build.check_top_level(cfg, {"n": int, "seed": int})
+        settings.check_top_level(cfg, {"n": int, "seed": int})
 
 
 def test_what_must_be_given_is_asked_for():
     cfg = OmegaConf.create({"checkpoint": "???"})
     with pytest.raises(UserError, match=r"checkpoint must be given: add checkpoint=…"):
-        build.check_top_level(cfg, {"checkpoint": str})
+        settings.check_top_level(cfg, {"checkpoint": str})
     with pytest.raises(UserError, match=r"data\.image_size must be given"):
-        build.build({"_target_": "diffusion.data.image_folder", "root": "x"}, "data")
+        build.build({"_target_": "diffusion.datasets.image_folder", "root": "x"}, "data")
 
 
 def model(guidance):
@@ -72,9 +72,9 @@ def model(guidance):
 
 def test_classes_by_name_or_number():
     conditional = model("classifier_free")
-    assert build.class_numbers("sneaker", conditional) == [1]
-    assert build.class_numbers(["Bag", 1], conditional) == [0, 1]
-    assert build.class_numbers(None, conditional) is None
+    assert trained.class_numbers("sneaker", conditional) == [1]
+    assert trained.class_numbers(["Bag", 1], conditional) == [0, 1]
+    assert trained.class_numbers(None, conditional) is None
     assert conditional.labels(5).tolist() == [0, 1, 0, 1, 0]
     assert conditional.labels(3, [1]).tolist() == [1, 1, 1]
     for wrong, message in (
@@ -84,24 +84,24 @@ def test_classes_by_name_or_number():
         ([], "no class"),
     ):
         with pytest.raises(UserError, match=message):
-            build.class_numbers(wrong, conditional)
+            trained.class_numbers(wrong, conditional)
 
 
 def test_an_unconditional_model_cannot_be_guided():
     unconditional = model("none")
     assert unconditional.labels(3) is None
     with pytest.raises(UserError, match="classes=1: this model was trained with guidance=none"):
-        build.class_numbers(1, unconditional)
+        trained.class_numbers(1, unconditional)
     with pytest.raises(UserError, match=r"guidance\.scale=2: this model was trained with guidance=none"):
-        build.set_guidance_scale(unconditional, 2.0)
+        trained.set_guidance_scale(unconditional, 2.0)
 
 
 def test_a_model_that_never_dropped_labels_cannot_be_guided():
     never = model("classifier_free")
     never.guidance.dropout = 0
     with pytest.raises(UserError, match="never learned to go without a label"):
-        build.set_guidance_scale(never, 2.0)
-    build.set_guidance_scale(never, 1.0)
+        trained.set_guidance_scale(never, 2.0)
+    trained.set_guidance_scale(never, 1.0)
 
 
 def test_the_network_depends_on_the_seed_alone():

@@ -8,12 +8,12 @@ import torch
 from conftest import tiny_config
 from omegaconf import OmegaConf
 
-from diffusion import build, checkpoint
+from diffusion import build, checkpoint, trained
 from diffusion.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     trainer = build.build_trainer(tiny_config(), folder)
     trainer.fit()
@@ -21,16 +21,16 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_it_holds_the_config_and_loads_without_code(trained):
-    state = torch.load(trained / "last.pt", weights_only=True)
+def test_it_holds_the_config_and_loads_without_code(finished):
+    state = torch.load(finished / "last.pt", weights_only=True)
     assert state["config"]["schedule"]["_target_"] == "diffusion.schedule.Cosine"
     assert state["image"]["class_names"][7] == "Sneaker"
     assert "output_dir" not in state["config"]
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.99])
-def test_a_truncated_checkpoint_is_named(trained, tmp_path, keep):
-    whole = (trained / "last.pt").read_bytes()
+def test_a_truncated_checkpoint_is_named(finished, tmp_path, keep):
+    whole = (finished / "last.pt").read_bytes()
     path = tmp_path / "cut.pt"
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(UserError, match=r"cut\.pt is no checkpoint of this project, or it is cut short"):
@@ -58,7 +58,7 @@ def test_other_files_are_refused_and_their_code_is_not_run(tmp_path):
         "os.system",
         "builtins.open",
         "torch.load",
-        "diffusion.data.gzip.open",
+        "diffusion.datasets.gzip.open",
         "diffusion.nothing.Here",
         "torch.optim.lr_scheduler.LambdaLR",
     ],
@@ -68,9 +68,9 @@ def test_a_config_from_a_file_cannot_name_foreign_code(target):
         build.build({"_target_": target}, "model")
 
 
-def test_finding_runs(trained, tmp_path):
-    assert checkpoint.find(str(trained)) == trained / "last.pt"
-    assert checkpoint.find(str(trained / "last.pt")) == trained / "last.pt"
+def test_finding_runs(finished, tmp_path):
+    assert checkpoint.find(str(finished)) == finished / "last.pt"
+    assert checkpoint.find(str(finished / "last.pt")) == finished / "last.pt"
     with pytest.raises(UserError, match="no such file or folder"):
         checkpoint.find(str(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"holds no last\.pt"):
@@ -84,11 +84,11 @@ def test_finding_runs(trained, tmp_path):
     assert checkpoint.find("latest", str(tmp_path)) == tmp_path / "new" / "last.pt"
 
 
-def test_the_model_comes_back_with_its_own_schedule_and_weights(trained):
-    state = checkpoint.load(trained / "last.pt")
+def test_the_model_comes_back_with_its_own_schedule_and_weights(finished):
+    state = checkpoint.load(finished / "last.pt")
     state["config"]["schedule"] = {"_target_": "diffusion.schedule.Linear", "steps": 200}
     device = build.build({"_target_": "diffusion.device.Device", "type": "cpu"}, "device")
-    model = build.load_image_model(state, device)
+    model = trained.load_image_model(state, device)
     assert type(model.denoiser.schedule).__name__ == "Linear" and model.denoiser.schedule.steps == 200
     for name, value in model.denoiser.network.state_dict().items():
         assert torch.equal(value, state["ema"]["network"][name])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, compose
 
-from diffusion import build
+from diffusion import build, settings
 
 LADDER = ["base", "improved", "cosine", "cfg", "ema"]
 IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": list("abcdefghij")}
@@ -50,7 +50,7 @@ def test_every_average_builds(option):
 @pytest.mark.parametrize("option", options("experiment"))
 def test_every_experiment_names_only_settings_that_exist(option):
     config = compose("train", f"experiment={option}")
-    build.check_types(config)
+    settings.check_types(config)
     network = build.build_network({**config, "model": {**config["model"], "width": 32}}, IMAGE, seed=0)
     build.build_denoiser(config, network)
 

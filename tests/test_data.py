@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import data
+from diffusion import datasets
 from diffusion.data import (
     ImageFiles,
     Images,
@@ -15,11 +15,9 @@ from diffusion.data import (
     crop_images,
     decode,
     encode,
-    fashion_mnist,
-    fashion_mnist_mini,
-    image_folder,
     pad_images,
 )
+from diffusion.datasets import fashion_mnist, fashion_mnist_mini, image_folder
 from diffusion.errors import UserError
 
 CPU = torch.device("cpu")
@@ -188,7 +186,7 @@ def test_without_data_or_network_the_way_out_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     with pytest.raises(UserError, match="data=fashion_mnist_mini"):
-        data.mnist(str(tmp_path))
+        datasets.mnist(str(tmp_path))
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
     with pytest.raises(UserError, match="data=fashion_mnist_mini"):
-        data.cifar10(str(tmp_path))
+        datasets.cifar10(str(tmp_path))

@@ -70,8 +70,7 @@ def test_sigmoid_is_symmetric_about_its_middle():
     assert torch.allclose(betas + betas.flip(0), torch.full_like(betas, 0.1 / 1001 + 20 / 1001), rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [Linear, Quadratic, Sigmoid])
-@pytest.mark.parametrize("steps", [2, 10, 20])
+@pytest.mark.parametrize(("kind", "steps"), [(Linear, 20), (Linear, 2), (Quadratic, 20), (Sigmoid, 19)])
 def test_too_few_steps_are_refused(kind, steps):
     with pytest.raises(ValueError, match="too few"):
         kind(steps)

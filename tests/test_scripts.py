@@ -17,7 +17,7 @@ from conftest import ROOT
 from PIL import Image
 
 TINY = ("model.width=8", "model.groups=4", "model.head_width=8", "training.batch_size=8", "device=cpu")
-FAST = (*TINY, "training.steps=6", "training.log_every=2", "preview.steps=2", "score.n=20", "training.held_out=16")
+FAST = (*TINY, "training.steps=6", "training.log_every=2", "preview.steps=2", "score.n=20", "score.held_out=16")
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +151,8 @@ def test_a_truncated_checkpoint(trained, run, tmp_path):
 
 
 def test_a_half_written_data_file(run, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00half")
+    (tmp_path / "data" / "fashion_mnist").mkdir(parents=True)
+    (tmp_path / "data" / "fashion_mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00half")
     assert "train-images-idx3-ubyte.gz is damaged" in refusal(run("train.py", "data=fashion_mnist", check=False))
 
 
@@ -200,7 +200,7 @@ LONG = (
     *TINY,
     "training.steps=400",
     "training.checkpoint_every=5",
-    "training.held_out=0",
+    "score.held_out=0",
     "score.n=0",
     "preview.steps=1",
 )
@@ -242,7 +242,7 @@ SHORT = (
     "training.batch_size=4",
     "preview.steps=2",
     "score.n=20",
-    "training.held_out=8",
+    "score.held_out=8",
     "device=cpu",
 )
 

@@ -11,8 +11,9 @@ from conftest import tiny_config
 from diffusion import build, checkpoint
 from diffusion.data import encode
 from diffusion.errors import UserError
+from diffusion.interruption import Stopped
+from diffusion.pacing import learning_rate_factor, total_steps
 from diffusion.randomness import TRAINING, stream
-from diffusion.training import Stopped, learning_rate_factor, total_steps
 
 
 def make(folder, resume=None, **overrides):
@@ -187,13 +188,13 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
 
 def test_training_learns(tmp_path):
-    """The held-out loss of a short real run ends below three quarters of predicting nothing, E|v|² = ᾱ + (1 − ᾱ) E|x|²."""
+    """The held-out loss of a short real run ends below 3/4 of predicting nothing, ᾱ + (1 − ᾱ) E|x|²."""
     trainer = make(tmp_path, **{"training.steps": 120, "training.batch_size": 16, "optimizer.lr": 3e-3})
     trainer.fit()
-    x_0 = encode(trainer.data.test.select(torch.arange(trainer.held_out))[0])
+    x_0 = encode(trainer.data.test.select(torch.arange(trainer.monitor.held_out))[0])
     alpha, sigma = trainer.denoiser.schedule((torch.arange(1000) + 0.5) / 1000)
     nothing = float((alpha**2).mean() + (sigma**2).mean() * x_0.square().mean())
-    assert trainer.held_out_loss() < 0.75 * nothing
+    assert trainer.monitor.held_out_loss() < 0.75 * nothing
     trainer.tracker.close()
 
 

@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import torch
 
-from diffusion.data import ASSETS, Images, fashion_mnist
+from diffusion.data import ASSETS, Images
+from diffusion.datasets import fashion_mnist
 from diffusion.randomness import SPLIT, stream
 
 
@@ -26,13 +27,13 @@ def balanced(split: Images, per_class: int) -> dict[str, np.ndarray]:
     }
 
 
-def main(root: str = "data") -> None:
+def main(root: str = "data/fashion_mnist") -> None:
     data = fashion_mnist(root)
     assert isinstance(data.train, Images) and isinstance(data.test, Images)
     train, test = balanced(data.train, 600), balanced(data.test, 100)
     arrays = {f"train_{k}": v for k, v in train.items()} | {f"test_{k}": v for k, v in test.items()}
     target = ASSETS / "fashion_mnist_mini.npz"
-    np.savez_compressed(target, allow_pickle=False, **arrays)
+    np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
     print(
         f"{target}: {len(arrays['train_labels'])} + {len(arrays['test_labels'])} images, {target.stat().st_size} bytes"
     )

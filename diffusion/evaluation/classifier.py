@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.data import ImageData, Images, batches, encode
+from diffusion.data import ImageData, batches, encode
 from diffusion.errors import UserError
+from diffusion.files import replacing
 from diffusion.randomness import NETWORK, SPLIT, stream
 
 
@@ -103,11 +104,11 @@ def train_classifier(
     order = torch.randperm(len(data.train), generator=stream(seed, SPLIT))
     held_out = max(1, min(held_out, len(order) // 5))
     held_images, held_labels = data.train.select(order[:held_out])
-    fit = Images(*data.train.select(order[held_out:]))
+    fit = data.train.subset(order[held_out:])
     with torch.random.fork_rng():  # weights and dropout draw from the global generator, which is left as it was
         torch.manual_seed(stream(seed, NETWORK).initial_seed())
         classifier = Classifier(data.channels, len(data.class_names))
-        classifier.to(device, memory_format=torch.channels_last)
+        classifier.to(device).to(memory_format=torch.channels_last)
         steps = epochs * max(1, len(fit) // batch_size)
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=weight_decay)
         decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
@@ -117,6 +118,7 @@ def train_classifier(
             total = torch.zeros((), device=device)
             for _ in range(steps // epochs):
                 images, labels = next(stream_of_batches)
+                assert labels is not None
                 loss = F.cross_entropy(classifier(encode(images))[1], labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -128,7 +130,7 @@ def train_classifier(
                 best = (score, epoch, copy.deepcopy(classifier))
             log(epoch, {"train/loss": float(total) / (steps // epochs), "held_out/accuracy": score})
     classifier = best[2].eval()
-    test_images, test_labels = data.test.select(torch.arange(len(data.test)))
+    test_images, test_labels = data.test.select(torch.arange(min(len(data.test), 10_000)))
     record: dict[str, object] = {
         "data": data.name,
         "data_fingerprint": data.fingerprint(),
@@ -157,11 +159,10 @@ def classifier_accuracy(classifier: Classifier, images: Tensor, labels: Tensor |
 
 def save_classifier(path: Path, classifier: Classifier, record: dict[str, object]) -> None:
     """Write the weights as safetensors, with the record as JSON in the metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    temporary = path.with_name(path.name + ".partial")
-    save_file(state, temporary, metadata={"record": json.dumps(record)})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={"record": json.dumps(record)})
+        temporary.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[str, object]]:
@@ -169,7 +170,7 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads(file.metadata()["record"])
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         classifier = Classifier(record["channels"], len(record["class_names"]))
         classifier.load_state_dict(state)
     except FileNotFoundError as error:
@@ -178,4 +179,5 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[
         ) from error
     except Exception as error:  # safetensors, JSON and shape errors alike: this is no scorer
         raise UserError(f"{path} is not a scorer written by train.py --config-name classifier.") from error
-    return classifier.to(device, memory_format=torch.channels_last).eval(), record
+    classifier.to(device).to(memory_format=torch.channels_last)
+    return classifier.eval(), record

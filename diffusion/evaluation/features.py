@@ -5,8 +5,8 @@ everyone's numbers compare. For other data the classifier is trained on first us
 cached under a hash of weights, data and preprocessing.
 """
 
+import hashlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from diffusion.data import ASSETS, ImageData, ImageFiles, Images
 from diffusion.errors import UserError
 from diffusion.evaluation.classifier import extract, load_classifier, save_classifier, train_classifier
 from diffusion.evaluation.metrics import Statistics, gaussian_statistics
+from diffusion.files import replacing
 
 log = logging.getLogger("diffusion")
 PREPROCESSING = "native size; uint8 / 127.5 - 1"
@@ -50,10 +51,10 @@ class ClassifierFeatures:
         elif data.packaged_scorer is not None:
             path = ASSETS / f"{data.packaged_scorer}_scorer.safetensors"
         else:
-            path = self.cache / f"scorer_{data.fingerprint()}_{epochs}_epochs.safetensors"
+            path = self.cache / f"scorer_{cache_key(data.fingerprint(), epochs)}.safetensors"
             if not path.exists():
                 log.info("Training a scoring classifier for data=%s, once; it will be kept as %s.", data.name, path)
-                save_classifier(path, *train_classifier(data, device, epochs=epochs))
+                save_classifier(path, *train_classifier(data, device, epochs=epochs, log=_report))
         self.classifier, self.record = load_classifier(path, device)
         if self.record["class_names"] != data.class_names or self.record["channels"] != data.channels:
             raise UserError(
@@ -100,7 +101,7 @@ class ClassifierFeatures:
             found = load_reference(packaged)
             if found[2] == self.fingerprint:
                 return found[0], found[1]
-        path = self.cache / f"reference_{self.fingerprint}_{self.data.fingerprint()}.npz"
+        path = self.cache / f"reference_{cache_key(self.fingerprint, self.data.fingerprint())}.npz"
         if path.exists():
             found = load_reference(path)
             return found[0], found[1]
@@ -111,13 +112,22 @@ class ClassifierFeatures:
         return statistics, description
 
 
+def cache_key(*parts: object) -> str:
+    """A hash of what a cached file depends on: data, weights, settings, and always the preprocessing."""
+    return hashlib.sha256(repr((PREPROCESSING, *parts)).encode()).hexdigest()[:16]
+
+
+def _report(epoch: int, scores: dict[str, float]) -> None:
+    log.info("scorer, epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+
 def save_reference(path: Path, statistics: Statistics, description: str, fingerprint: str) -> None:
     """Write mean and covariance with what they are of and the hash of the weights that made them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     mean, covariance = statistics
-    np.savez_compressed(temporary, mean=mean, covariance=covariance, description=description, fingerprint=fingerprint)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        np.savez_compressed(
+            temporary, mean=mean, covariance=covariance, description=description, fingerprint=fingerprint
+        )
 
 
 def load_reference(path: Path) -> tuple[Statistics, str, str]:

@@ -1,16 +1,16 @@
 """Scores for programs (metrics.json) and for people (report.md, with the grid beside it)."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from diffusion.files import replacing
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def summary(scores: dict[str, Any]) -> str:
@@ -62,7 +62,8 @@ def write_report(folder: Path, scores: dict[str, Any], extra: dict[str, Any], gr
     if table:
         parts += ["## Accuracy per class", table]
     parts += ["## Protocol", "\n".join(f"- {key}: {value}" for key, value in scores["protocol"].items())]
-    (folder / "report.md").write_text("\n\n".join(parts) + "\n")
+    with replacing(folder / "report.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n")
 
 
 def _spread(scores: dict[str, Any]) -> str:

@@ -80,11 +80,11 @@ def load_samples(where: str, data: ImageData) -> tuple[Tensor, Tensor | None]:
         paths = find_images(path)
         folders = [file.relative_to(path).parts[0] for file in paths]
         known = all(name in data.class_names for name in folders)
-        images = [read_image(file, None, data.channels) for file in paths]
-        if len({image.shape for image in images}) > 1:
+        singles = [read_image(file, None, data.channels) for file in paths]
+        if len({image.shape for image in singles}) > 1:
             raise UserError(f"samples={where}: the images differ in size; they must all be of the data's own size.")
         labels = torch.tensor([data.class_names.index(name) for name in folders]) if known else None
-        return torch.stack(images), labels
+        return torch.stack(singles), labels
     if not path.exists():
         raise UserError(f"samples={where}: no such file or folder; give an .npz or a folder of images.")
     try:

@@ -51,6 +51,8 @@ class Conditioning(nn.Module):
 
 def check_shape(image_size: int, halvings: int, widths: dict[str, int], groups: int = 1) -> None:
     """Raise `ValueError` for widths that are no positive multiples of `groups`, or an image that gets too small."""
+    if groups < 1:
+        raise ValueError(f"groups={groups} must be at least 1")
     for name, value in widths.items():
         if value < 1 or value % groups:
             raise ValueError(f"{name}={value} must be a positive multiple of {groups}")

@@ -57,6 +57,20 @@ class Attention(nn.Module):
         return x + self.projection(attended.transpose(-1, -2).reshape(b, c, h, w))
 
 
+class Block(nn.Module):
+    """A residual block, with attention behind it where `attend` is true."""
+
+    def __init__(
+        self, in_width: int, out_width: int, vector_width: int, groups: int, head_width: int, attend: bool
+    ) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(in_width, out_width, vector_width, groups)
+        self.attention = Attention(out_width, head_width, groups) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        return self.attention(self.residual(x, vector))
+
+
 class UNet(nn.Module):
     """The modern U-Net.
 
@@ -87,7 +101,9 @@ class UNet(nn.Module):
         groups: int = 8,
     ) -> None:
         super().__init__()
-        multipliers, attention = multipliers or [1, 2, 2], attention or []
+        multipliers, attention = [1, 2, 2] if multipliers is None else multipliers, attention or []
+        if not multipliers or min(multipliers) < 1:
+            raise ValueError(f"multipliers={multipliers} must be a list of whole numbers of at least 1")
         if patch < 1 or image_size % patch:
             raise ValueError(f"patch={patch} does not divide the image size {image_size}: pad the data or use patch=1")
         check_shape(image_size // patch, len(multipliers) - 1, {"width": width}, groups)
@@ -101,9 +117,8 @@ class UNet(nn.Module):
         vector_width = 4 * width
         self.conditioning = Conditioning(vector_width, num_classes, hidden=True)
 
-        def block(in_width: int, out_width: int, level: int) -> nn.ModuleList:
-            attend = Attention(out_width, head_width, groups) if level in attention else nn.Identity()
-            return nn.ModuleList([ResidualBlock(in_width, out_width, vector_width, groups), attend])
+        def block(in_width: int, out_width: int, attend: bool) -> Block:
+            return Block(in_width, out_width, vector_width, groups, head_width, attend)
 
         self.first = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down, skips, current = nn.ModuleList(), [width], width
@@ -112,20 +127,14 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
                 skips.append(current)
             for _ in range(blocks):
-                self.down.append(block(current, multiplier * width, level))
+                self.down.append(block(current, multiplier * width, level in attention))
                 current = multiplier * width
                 skips.append(current)
-        self.middle = nn.ModuleList(
-            [
-                ResidualBlock(current, current, vector_width, groups),
-                Attention(current, head_width, groups),
-                ResidualBlock(current, current, vector_width, groups),
-            ]
-        )
+        self.middle = nn.ModuleList([block(current, current, attend=True), block(current, current, attend=False)])
         self.up = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                self.up.append(block(current + skips.pop(), multiplier * width, level))
+                self.up.append(block(current + skips.pop(), multiplier * width, level in attention))
                 current = multiplier * width
             if level:
                 self.up.append(nn.Conv2d(current, current, 3, padding=1))
@@ -139,18 +148,13 @@ class UNet(nn.Module):
         x = self.first(F.pixel_unshuffle(x, self.patch))
         skips = [x]
         for layer in self.down:
-            if isinstance(layer, nn.Conv2d):
-                x = layer(x)
-            else:
-                residual, attend = layer
-                x = attend(residual(x, vector))
+            x = layer(x, vector) if isinstance(layer, Block) else layer(x)
             skips.append(x)
-        residual_1, attend, residual_2 = self.middle
-        x = residual_2(attend(residual_1(x, vector)), vector)
+        for layer in self.middle:
+            x = layer(x, vector)
         for layer in self.up:
-            if isinstance(layer, nn.Conv2d):
-                x = layer(F.interpolate(x, skips[-1].shape[-2:], mode="nearest"))
+            if isinstance(layer, Block):
+                x = layer(torch.cat([x, skips.pop()], dim=1), vector)
             else:
-                residual, attend = layer
-                x = attend(residual(torch.cat([x, skips.pop()], dim=1), vector))
+                x = layer(F.interpolate(x, skips[-1].shape[-2:], mode="nearest"))
         return F.pixel_shuffle(self.last(x), self.patch)

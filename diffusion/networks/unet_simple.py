@@ -83,7 +83,8 @@ class UNetSimple(nn.Module):
         width: w, a multiple of 4.
         levels: number of halvings.
         bottleneck: number of DoubleConvs at the lowest resolution, at least 2 (one widens, one comes back).
-        attention: levels (1 = after the first halving) that end in self-attention, down and up; None means all.
+        attention: levels (1 = the first halving) whose blocks, down to it and up from it, end in self-attention; None
+            means all.
         time_width: of the conditioning vector.
     """
 
@@ -121,7 +122,6 @@ class UNetSimple(nn.Module):
             below = widths[-1] if level == levels else widths[level - 1]
             out = widths[max(level - 2, 0)]
             self.up.append(TimedConvs(below + skip, out, (below + skip) // 2, time_width))
-            # The resolution after this step up is that of level − 1; its attention belongs to the same setting.
             self.up_attention.append(SelfAttention(out) if level in chosen else nn.Identity())
         deep = 2 * widths[-1]
         self.bottleneck = nn.Sequential(

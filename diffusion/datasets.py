@@ -1,0 +1,179 @@
+"""The data sets, one function each; a new one needs a function here and a file of two lines in conf/data/."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.data import ASSETS, ImageData, ImageFiles, Images, find_images
+from diffusion.errors import UserError, brief
+from diffusion.randomness import SPLIT, stream
+
+FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+HIRAGANA = "o ki su tsu na ha ma ya re wo".split()
+
+
+def fashion_mnist(root: str, padding: int = 0) -> ImageData:
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey 28×28 images of ten kinds of garment.
+
+    Looked for in `root`, then in the folder of Debian's package dataset-fashion-mnist, then downloaded into `root`.
+    """
+    system = Path("/usr/share/datasets/fashion-mnist")
+    train, test = _idx_data("fashion_mnist", "FashionMNIST", Path(root), [system])
+    return ImageData("fashion_mnist", train, test, FASHION_CLASSES, padding, "fashion_mnist")
+
+
+def fashion_mnist_mini(padding: int = 0) -> ImageData:
+    """A class-balanced subset of Fashion-MNIST that is part of this package: 6,000 + 1,000 images."""
+    with np.load(ASSETS / "fashion_mnist_mini.npz", allow_pickle=False) as file:
+        arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    train = Images(arrays["train_images"].unsqueeze(1), arrays["train_labels"].long())
+    test = Images(arrays["test_images"].unsqueeze(1), arrays["test_labels"].long())
+    return ImageData("fashion_mnist_mini", train, test, FASHION_CLASSES, padding, "fashion_mnist")
+
+
+def mnist(root: str, padding: int = 0) -> ImageData:
+    """MNIST (LeCun et al. 1998): 60,000 + 10,000 grey 28×28 digits, from `root` or downloaded into it."""
+    train, test = _idx_data("mnist", "MNIST", Path(root), [])
+    return ImageData("mnist", train, test, [str(i) for i in range(10)], padding)
+
+
+def kmnist(root: str, padding: int = 0) -> ImageData:
+    """Kuzushiji-MNIST (Clanuwat et al. 2018): 60,000 + 10,000 grey 28×28 cursive Hiragana."""
+    train, test = _idx_data("kmnist", "KMNIST", Path(root), [])
+    return ImageData("kmnist", train, test, HIRAGANA, padding)
+
+
+def cifar10(root: str, padding: int = 0) -> ImageData:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour 32×32 photographs, from `root` or downloaded into it."""
+    from torchvision.datasets import CIFAR10
+
+    splits = []
+    for train in (True, False):
+        try:
+            loaded = CIFAR10(root, train=train, download=True)
+        except Exception as error:  # torchvision raises many kinds: no network, damaged archive, full disk
+            raise UserError(
+                f"data=cifar10: not found whole in data.root={root} and the download failed ({brief(error)}); "
+                "put cifar-10-python.tar.gz there, or choose data=fashion_mnist_mini, which needs no download."
+            ) from error
+        images = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()
+        splits.append(Images(images, torch.tensor(loaded.targets)))
+    return ImageData("cifar10", splits[0], splits[1], CIFAR_CLASSES, padding)
+
+
+def image_folder(
+    root: str,
+    image_size: int,
+    channels: int = 3,
+    labels: bool | None = None,
+    test_fraction: float = 0.1,
+    memory_limit: float = 4.0,
+    padding: int = 0,
+) -> ImageData:
+    """Any images: each is scaled until its shorter side is `image_size`, then cropped in the middle.
+
+    Args:
+        root: a folder of images, or of one subfolder per class; with subfolders named `train` and `test` (or
+            `val`) those are the splits.
+        image_size: side of the square that is cut, in pixels.
+        channels: 3 for colour, 1 for grey.
+        labels: take the subfolders as classes; None means: if there are any subfolders.
+        test_fraction: share of the images held out when there is no `test` folder.
+        memory_limit: GiB of decoded images above which they are read from their files, batch by batch.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}: images are grey (1) or colour (3)")
+    if image_size < 4:
+        raise ValueError(f"image_size={image_size} is too small: give at least 4 pixels")
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction={test_fraction} must lie between 0 and 1")
+    folder = Path(root)
+    held_out = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+    if held_out is not None and (folder / "train").is_dir():
+        train, test = _with_classes(folder / "train"), _with_classes(held_out)
+    else:
+        found = _with_classes(folder)
+        if len(found) < 2:
+            raise UserError(f"data.root={root} holds {len(found)} image: at least 2 are needed.")
+        order = torch.randperm(len(found), generator=stream(0, SPLIT)).tolist()
+        n = min(max(1, round(test_fraction * len(order))), len(order) - 1)
+        test, train = ([found[i] for i in sorted(part)] for part in (order[:n], order[n:]))
+    classes = {name for _, name in train + test}
+    names = sorted(name for name in classes if name is not None)
+    if labels is False or (labels is None and not names):
+        names = []
+    elif None in classes:
+        raise UserError(
+            f"data.labels: not every image of data.root={root} lies in a subfolder that names its class; "
+            "set data.labels=false to train without labels."
+        )
+
+    def load(found: list[tuple[Path, str | None]]) -> Images | ImageFiles:
+        numbers = torch.tensor([names.index(str(name)) for _, name in found]) if names else None
+        files = ImageFiles([path for path, _ in found], numbers, image_size, channels)
+        if len(files) * channels * image_size**2 > memory_limit * 2**30:
+            return files
+        return Images(*files.select(torch.arange(len(files))))
+
+    return ImageData(folder.name, load(train), load(test), names, padding)
+
+
+def _with_classes(folder: Path) -> list[tuple[Path, str | None]]:
+    """The images under a folder, each with the name of the subfolder it is in, or None."""
+    paths = find_images(folder)
+    return [(path, None if path.parent == folder else path.relative_to(folder).parts[0]) for path in paths]
+
+
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+
+
+def _idx_data(option: str, name: str, root: Path, system: list[Path]) -> tuple[Images, Images]:
+    """The first of `root`, torchvision's folder in it, the system's folders, or a download that has the files."""
+    downloaded = root / name / "raw"
+    folders = [root, downloaded, *system]
+    wanted = [file for pair in IDX_FILES.values() for file in pair]
+    folder = next((f for f in folders if any((f / file).exists() for file in wanted)), None)
+    if folder is None:
+        import torchvision
+
+        folder = downloaded
+        try:
+            getattr(torchvision.datasets, name)(root, download=True)
+        except Exception as error:  # torchvision raises many kinds: no network, damaged file, full disk
+            places = ", ".join(str(f) for f in folders)
+            raise UserError(
+                f"data={option} was found in none of {places}, and the download failed ({brief(error)}): put the four "
+                f".gz files into data.root={root}, or choose data=fashion_mnist_mini, which needs no download."
+            ) from error
+    splits = []
+    for images, labels in IDX_FILES.values():
+        pixels, classes = read_idx(folder / images, 3), read_idx(folder / labels, 1)
+        if len(pixels) != len(classes):
+            raise UserError(f"{folder}: {images} holds {len(pixels)} images but {labels} {len(classes)} labels.")
+        splits.append(Images(pixels.unsqueeze(1), classes.long()))
+    return splits[0], splits[1]
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """A gzipped IDX file of bytes → uint8 tensor with so many dimensions; `UserError` when it is damaged."""
+    way_out = "fetch it again, or move it away so that the next place is looked at"
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"The data file {path} is missing beside its companions: {way_out}.") from error
+    except Exception as error:  # zlib.error derives from Exception alone
+        raise UserError(f"The data file {path} is damaged ({brief(error)}): {way_out}.") from error
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
+        raise UserError(f"The data file {path} is not an IDX file with {dimensions} dimensions: {way_out}.")
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(np.int64)
+    if len(content) != header + int(np.prod(shape)):
+        raise UserError(f"The data file {path} announces {shape.tolist()} bytes but is cut short: {way_out}.")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape.tolist()).copy())

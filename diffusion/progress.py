@@ -1,0 +1,25 @@
+"""The progress bars: lively on a terminal, a line now and then in a file."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress_bar(total: int, description: str, unit: str, initial: int = 0, disable: bool = False) -> tqdm:
+    """A bar that shows rate and time left; it vanishes at its end unless it is the training's.
+
+    Args:
+        total, initial: in units.
+        unit: what is counted.
+        disable: show nothing.
+    """
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=f" {unit}",
+        unit_scale=True,
+        disable=disable,
+        leave=description == "training",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )

@@ -1,0 +1,42 @@
+"""What is logged: means since the last log, gathered on the device."""
+
+import torch
+from torch import Tensor
+
+LEVELS = 5  # noise levels t in (0, 0.2], (0.2, 0.4], … whose losses are logged apart
+
+
+class RunningSums:
+    """Means since the last log, summed on the device: loss, gradient norm, and the loss of each noise level.
+
+    Adding never waits for the device; `means` does, once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # loss, gradient norm, steps, then the loss and the number of images of each noise level
+        self.values = torch.zeros(3 + 2 * LEVELS, device=device)
+
+    def add_losses(self, losses: Tensor, t: Tensor, batch_size: int) -> None:
+        """Add the losses (b,) of images at times t (b,), a part of a batch of `batch_size`."""
+        level = (t * LEVELS).ceil().long().clamp(1, LEVELS) - 1
+        self.values[0] += losses.sum() / batch_size
+        self.values.index_add_(0, 3 + level, losses)
+        self.values.index_add_(0, 3 + LEVELS + level, torch.ones_like(losses))
+
+    def add_step(self, norm: Tensor) -> None:
+        """Add the gradient norm of a finished step."""
+        self.values[1] += norm
+        self.values[2] += 1
+
+    def finite(self) -> bool:
+        """Whether every loss and gradient so far was finite."""
+        return bool(self.values[:2].isfinite().all())
+
+    def means(self) -> dict[str, float | None]:
+        """The means by TensorBoard tag; starts anew."""
+        loss, norm, count, *levels = self.values.tolist()
+        self.values.zero_()
+        means: dict[str, float | None] = {"train/loss": loss / count, "train/grad_norm": norm / count}
+        for i, (total, seen) in enumerate(zip(levels[:LEVELS], levels[LEVELS:], strict=True)):
+            means[f"noise_level/{i / LEVELS:.1f}-{(i + 1) / LEVELS:.1f}"] = total / seen if seen else None
+        return means

@@ -1,0 +1,183 @@
+"""The checks that turn a wrong setting into one sentence that names it."""
+
+import difflib
+import inspect
+import types
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from diffusion.errors import UserError
+
+Config = dict[str, Any]
+FROM_CHECKPOINT = ("model", "schedule", "objective", "timesteps", "ema")
+# Where the classes of each group of the config live; nothing else may be named by a config.
+HOMES = {
+    "data": "diffusion.datasets",
+    "model": "diffusion.networks",
+    "schedule": "diffusion.schedule",
+    "objective": "diffusion.objective",
+    "timesteps": "diffusion.timesteps",
+    "guidance": "diffusion.guidance",
+    "ema": "diffusion.ema",
+    "sampler": "diffusion.sampler",
+    "preview": "diffusion.sampler",
+    "optimizer": "torch.optim",
+    "training": "diffusion.training",
+    "score": "diffusion.monitor",
+    "device": "diffusion.device",
+    "features": "diffusion.evaluation.features",
+    "scorer": "diffusion.evaluation.classifier",
+}
+
+
+def without_target(node: Config) -> Config:
+    """The arguments of a node."""
+    return {name: value for name, value in node.items() if name != "_target_"}
+
+
+def in_context(key: str, settings: Config, error: Exception) -> str:
+    """A constructor's objection as a sentence that starts with the full name of the setting."""
+    message = " ".join(str(error).split()).rstrip(".")
+    starts_with_setting = any(message.startswith(f"{name}=") for name in settings)
+    return f"{key}.{message}." if starts_with_setting else f"{key}: {message}."
+
+
+def allowed_target(name: str, key: str) -> Any:
+    """The class or function called `name`, which must belong to the group `key`.
+
+    A config can come with a checkpoint from a stranger, and calling what it names is running its code: a network can
+    only be one of diffusion.networks, an optimizer only one of torch.optim, and so on.
+    """
+    home = HOMES.get(key)
+    if home is None:
+        raise UserError(f"{key} is no group of settings that could have a _target_.")
+    refused = UserError(f"{key}._target_={name} is not allowed: it must be a public name of {home}.")
+    module, _, inner = name.rpartition(".")
+    if (module != home and not module.startswith(f"{home}.")) or inner.startswith("_"):
+        raise refused
+    try:
+        target = get_object(name)
+    except Exception as error:  # Hydra raises several kinds for a name that leads nowhere
+        raise UserError(f"{key}._target_={name} does not exist.") from error
+    if home == "torch.optim":
+        if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
+            raise refused
+    elif not callable(target) or getattr(target, "__module__", None) != module:
+        raise refused
+    return target
+
+
+def check_arguments(target: Any, settings: Config, key: str, live: Collection[str], complete: bool = True) -> None:
+    """Compare settings with the signature of what they are passed to.
+
+    Args:
+        target: a class or function.
+        settings: arguments from the config.
+        key: name of the node, for messages.
+        live: names of further arguments, which no setting may name.
+        complete: also see that no argument is missing.
+    """
+    constructor = target.__init__ if inspect.isclass(target) else target
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    known = [name for name in parameters if name not in live]
+    hints = get_type_hints(constructor)
+    for name, value in settings.items():
+        if name not in known:
+            raise UserError(unknown(f"{key}.{name}", [f"{key}.{other}" for other in known]))
+        if name in hints and not fits(value, hints[name]):
+            raise UserError(f"{key}.{name}={value!r} has the wrong type: it must be {describe(hints[name])}.")
+    required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
+    missing = [name for name in required if name not in settings]
+    if complete and missing:
+        raise UserError(f"{key}.{missing[0]} must be given: add {key}.{missing[0]}=… to the command.")
+
+
+def check_types(config: Config) -> None:
+    """Names and types of all settings of a config, before anything that takes time is built from it."""
+    for key, node in config.items():
+        if isinstance(node, dict) and "_target_" in node:
+            check_arguments(allowed_target(node["_target_"], key), without_target(node), key, (), complete=False)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain config value can be passed where `hint` is annotated."""
+    if hint is Any:
+        return True
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(fits(value, option) for option in get_args(hint))
+    if get_origin(hint) in (list, tuple) or hint in (list, tuple):
+        inner = [option for option in get_args(hint) if option is not Ellipsis]
+        fixed = get_origin(hint) is tuple and Ellipsis not in get_args(hint)
+        if not isinstance(value, list) or (fixed and len(value) != len(inner)):
+            return False
+        return not inner or all(fits(item, inner[0]) for item in value)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def describe(hint: Any) -> str:
+    """A type in words."""
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+        ListConfig: "a list",
+    }
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(describe(option) for option in get_args(hint) if option is not torch.Tensor)
+    if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
+        return f"a list of {len(get_args(hint))}, each {describe(get_args(hint)[0])}"
+    if get_origin(hint) in (list, tuple):
+        return f"a list, each {describe(get_args(hint)[0])}"
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """The sentence for a setting that does not exist, with the nearest ones that do."""
+    leaves = [other for other in known if difflib.get_close_matches(name, [other.rpartition(".")[2]], cutoff=0.8)]
+    close = (leaves + [match for match in difflib.get_close_matches(name, known) if match not in leaves])[:4]
+    if close:
+        return f"Unknown setting '{name}': did you mean {' or '.join(repr(match) for match in close)}?"
+    section = name.rpartition(".")[0]
+    if not known and section:
+        return f"Unknown setting '{name}': the chosen option of {section} has no settings; choose another {section}=…."
+    if name in FROM_CHECKPOINT:
+        return f"Unknown setting '{name}': it comes from the checkpoint, so that a model is sampled as it was trained."
+    return f"Unknown setting '{name}'" + (f": choose from {', '.join(sorted(known))}." if known else "; see --help.")
+
+
+def check_top_level(cfg: DictConfig, known: Mapping[str, type | tuple[type, ...]], prefix: str = "") -> None:
+    """Check the keys of a script's config, and the types of its own settings.
+
+    Args:
+        cfg: the composed config.
+        known: every top-level key → the type or types of its value.
+        prefix: of the keys, in messages.
+    """
+    for name in map(str, cfg):
+        if name not in known:
+            raise UserError(unknown(f"{prefix}{name}", [f"{prefix}{other}" for other in known]))
+    missing = sorted(str(name) for name in OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{prefix}{missing[0]} must be given: add {prefix}{missing[0]}=… to the command.")
+    for name, expected in known.items():
+        value = cfg.get(name)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        if (isinstance(value, bool) and bool not in expected) or not isinstance(value, expected):
+            words = " or ".join("a group of settings" if e is DictConfig else describe(e) for e in expected)
+            raise UserError(f"{prefix}{name}={value!r} has the wrong type: it must be {words}.")
