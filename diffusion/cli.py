@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -87,6 +88,13 @@ def hydra_sentence(message: str) -> str:
         group, wrong, rest = option.groups()
         options = ", ".join(rest.split())
         return f"{group}={wrong}: there is no such option; choose one of {options}."
+    if "override_grammar" in message:
+        parser = OverridesParser.create()
+        for argument in sys.argv[1:]:
+            try:
+                parser.parse_override(argument)
+            except HydraException:
+                return f"'{argument}' cannot be read: write name=value, and put special characters into quotes."
     return " ".join(message.split())
 
 

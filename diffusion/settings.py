@@ -6,7 +6,6 @@ import types
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -64,6 +63,8 @@ def allowed_target(name: str, key: str) -> Any:
     except Exception as error:  # Hydra raises several kinds for a name that leads nowhere
         raise UserError(f"{key}._target_={name} does not exist.") from error
     if home == "torch.optim":
+        import torch  # here, so that a misspelt setting is told without waiting for it
+
         if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
             raise refused
     elif not callable(target) or getattr(target, "__module__", None) != module:
@@ -139,7 +140,7 @@ def describe(hint: Any) -> str:
         ListConfig: "a list",
     }
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(describe(option) for option in get_args(hint) if option is not torch.Tensor)
+        return " or ".join(describe(option) for option in get_args(hint) if getattr(option, "__name__", "") != "Tensor")
     if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
         return f"a list of {len(get_args(hint))}, each {describe(get_args(hint)[0])}"
     if get_origin(hint) in (list, tuple):

@@ -104,3 +104,23 @@ def tiny_config(**settings):
     }
     config = compose("train", *(f"{key}={value}" for key, value in {**small, **settings}.items()))
     return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}
+
+
+def curve(folder, tag="train/loss"):
+    """A TensorBoard curve as a person sees it: {step: value}."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    values = [(event.step, event.value) for event in events.Scalars(tag)]
+    assert len(dict(values)) == len(values), "a step was logged twice"
+    return dict(values)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import curve, same, tiny_config
 
 from diffusion import build, checkpoint
 from diffusion.data import encode
@@ -41,26 +41,6 @@ def train(folder, resume=None, stop_at=None, **overrides):
     return checkpoint.load(folder / "last.pt")
 
 
-def curve(folder, tag="train/loss"):
-    """A TensorBoard curve as a person sees it: {step: value}."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder)).Reload()
-    values = [(event.step, event.value) for event in events.Scalars(tag)]
-    assert len(dict(values)) == len(values), "a step was logged twice"
-    return dict(values)
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
 @pytest.mark.parametrize(
     "killed_before", [1, 7, 11]
 )  # checkpoints at 4, 8, 12; logs at 3, 6, 9, 12; 6 batches an epoch
@@ -74,6 +54,19 @@ def test_resuming_is_exact(tmp_path, killed_before, accumulate):
     for key in ("step", "network", "ema", "optimizer", "sums"):
         assert same(whole[key], resumed[key]), key
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
+
+
+def test_resuming_in_another_memory_layout_keeps_the_optimizer(tmp_path):
+    """A fused optimizer walks weights and moments side by side in memory, so their layouts must agree."""
+    cut = train(tmp_path / "cut", stop_at=5, **{"training.steps": 8})
+    other = make(tmp_path / "other", resume=cut, **{"training.steps": 8, "device.channels_last": False})
+    other.tracker.close()
+    saved = list(cut["optimizer"]["state"].values())
+    assert any(moments["exp_avg"].stride() != moments["exp_avg"].contiguous().stride() for moments in saved)
+    for parameter, moments in zip(other.parameters, saved, strict=True):
+        mine = other.optimizer.state[parameter]
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert mine[name].stride() == parameter.stride() and torch.equal(mine[name], moments[name])
 
 
 def test_every_step_sees_other_noise_and_the_whole_batch_at_once(tmp_path):
