@@ -42,17 +42,15 @@ def labelled_grid(images: Tensor, columns: int, captions: Sequence[str] = (), sc
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
     if not captions:
         return grid
-    font = ImageFont.load_default(11)
+    cell = grid.width if len(captions) == 1 else grid.width / columns
+    fonts = [ImageFont.load_default(size) for size in (11, 10, 9, 8)]
+    font = next((font for font in fonts if max(map(font.getlength, captions)) < cell), fonts[-1])
     margin = 18
     picture = Image.new("RGB", (grid.width, grid.height + margin), "white")
     picture.paste(grid, (0, margin))
     draw = ImageDraw.Draw(picture)
-    cell = grid.width / columns
     for i, caption in enumerate(captions):
-        room = grid.width if len(captions) == 1 else cell
-        while len(caption) > 1 and draw.textlength(caption, font=font) > room - 2:
-            caption = caption[:-1]
-        left = 4.0 if len(captions) == 1 else i * cell + (cell - draw.textlength(caption, font=font)) / 2
+        left = 4.0 if len(captions) == 1 else max(0.0, i * cell + (cell - font.getlength(caption)) / 2)
         draw.text((left, 2), caption, fill="black", font=font)
     return picture
 
@@ -79,7 +77,7 @@ class Film:
         to_images: network values → uint8 (n, C, H, W).
         labels: of the sample, or None.
         class_names: for captions.
-        steps: number of network evaluations; about 40 of them become frames.
+        steps: number of network evaluations; about 25 of them become frames.
         most: images shown.
     """
 
@@ -92,7 +90,7 @@ class Film:
         most: int = 40,
     ) -> None:
         self.to_images, self.labels, self.class_names, self.most = to_images, labels, class_names, most
-        self.every, self.seen = max(1, steps // 40), 0  # `most` shrinks to the first batch, so that frames agree
+        self.every, self.seen = max(1, steps // 25), 0  # `most` shrinks to the first batch, so that frames agree
         self.frames: list[Image.Image] = []
 
     def __call__(self, x_t: Tensor, x_0: Tensor) -> None:
@@ -110,7 +108,8 @@ class Film:
 
     def _frame(self, images: Tensor) -> Image.Image:
         labels = None if self.labels is None else self.labels[: len(images)]
-        return labelled_grid(images, *grid_layout(labels, self.class_names, len(images)))
+        frame = labelled_grid(images, *grid_layout(labels, self.class_names, len(images)))
+        return frame.convert("L").quantize(32) if images.shape[1] == 1 else frame  # noise hardly compresses
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
