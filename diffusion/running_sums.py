@@ -1,4 +1,8 @@
-"""What is logged: means since the last log, gathered on the device."""
+"""What is logged: means since the last log, gathered on the device, and the speed of training."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -40,3 +44,27 @@ class RunningSums:
         for i, (total, seen) in enumerate(zip(levels[:LEVELS], levels[LEVELS:], strict=True)):
             means[f"noise_level/{i / LEVELS:.1f}-{(i + 1) / LEVELS:.1f}"] = total / seen if seen else None
         return means
+
+
+class Stopwatch:
+    """Images per second since the last reading; what happens while it is paused does not count."""
+
+    def __init__(self) -> None:
+        self.start(0)
+
+    def start(self, images: int) -> None:
+        """Begin to count at so many images."""
+        self.images, self.since = images, time.perf_counter()
+
+    def rate(self, images: int) -> float:
+        """Images per second since the last reading, which this one becomes."""
+        seconds, seen = time.perf_counter() - self.since, images - self.images
+        self.start(images)
+        return seen / max(seconds, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count."""
+        start = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - start

@@ -7,15 +7,12 @@ they are logged.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion import checkpoint
 from diffusion.data import ImageData, batches, encode, pad_images
@@ -29,7 +26,7 @@ from diffusion.monitor import Monitor
 from diffusion.pacing import learning_rate_factor, total_steps
 from diffusion.progress import progress_bar
 from diffusion.randomness import TRAINING, stream
-from diffusion.running_sums import RunningSums
+from diffusion.running_sums import RunningSums, Stopwatch
 from diffusion.tracking import Tracker
 
 
@@ -115,7 +112,7 @@ class Trainer:
         self.saved_step: int | None = None
         self.best: float | None = None
         self.sums = RunningSums(device.torch_device)
-        self.logged = (0, time.perf_counter())
+        self.stopwatch = Stopwatch()
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -131,8 +128,9 @@ class Trainer:
         self.denoiser.network.train()
         scores: dict[str, float | None] = {}
         data = batches(self.data.train, self.batch_size, self.seed, self.step, self.device.torch_device, self.workers)
-        self.logged = (self.step, time.perf_counter())
-        with StopSignals() as stop, self.progress() as bar:
+        self.stopwatch.start(self.step * self.batch_size)
+        total, done = self.total_steps * self.batch_size, self.step * self.batch_size
+        with StopSignals() as stop, progress_bar(total, "training", "images", initial=done) as bar:
             while self.step < self.total_steps and stop.number is None:
                 self.train_step(next(data))
                 bar.update(self.batch_size)
@@ -191,21 +189,14 @@ class Trainer:
         """Whether something that happens every so many steps happens after this one."""
         return every > 0 and self.step % every == 0
 
-    def progress(self) -> tqdm:
-        """A bar that counts images, so that it shows images per second and the time left."""
-        total, done = self.total_steps * self.batch_size, self.step * self.batch_size
-        return progress_bar(total, "training", "images", initial=done)
-
     # ------------------------------------------------------------------------------------- what is logged
 
     def log_sums(self) -> float:
         """Write the means since the last log and start anew; the mean loss. Waits for the device, once."""
         self.check_finite()
         values = self.sums.means()
-        step, since = self.logged
-        self.logged = (self.step, time.perf_counter())
         values["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        values["train/images_per_second"] = (self.step - step) * self.batch_size / max(self.logged[1] - since, 1e-9)
+        values["train/images_per_second"] = self.stopwatch.rate(self.step * self.batch_size)
         self.tracker.scalars(values, self.step)
         return values["train/loss"] or 0.0
 
@@ -221,13 +212,13 @@ class Trainer:
 
     def show_preview(self) -> None:
         """The grid and the loss on held-out images, both with the averaged weights."""
-        with self.paused():
+        with self.stopwatch.paused():
             self.monitor.preview(self.step)
 
     def evaluate(self) -> dict[str, float | None]:
         """Score the averaged weights; the best so far are kept in best.pt."""
         self.check_finite()
-        with self.paused():
+        with self.stopwatch.paused():
             scores = self.monitor.score(self.step)
         self.tracker.scalars(scores, self.step)
         fid = scores.get("score/fid")
@@ -236,14 +227,6 @@ class Trainer:
             checkpoint.save(self.folder / "best.pt", self.state_dict())
             self.save()  # so that a resumed run knows of this best
         return scores
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent inside does not count as training time."""
-        start = time.perf_counter()
-        yield
-        step, since = self.logged
-        self.logged = (step, since + time.perf_counter() - start)
 
     # ---------------------------------------------------------------------------------------- checkpoints
 

@@ -90,3 +90,9 @@ def test_every_experiment_says_what_it_changes(path: Path):
 def test_sampling_knows_no_schedule_of_its_own(name):
     config = compose(name, "checkpoint=x")
     assert not {"schedule", "objective", "model", "timesteps"} & set(config)
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_experiments_give_their_length_in_images_so_that_steps_and_epochs_are_free(option):
+    training = compose("train", f"experiment={option}")["training"]
+    assert training["images"] and training["steps"] is None and training["epochs"] is None

@@ -65,8 +65,13 @@ def level(schedule, t):
 @pytest.mark.parametrize("steps", [50, 1000])
 @pytest.mark.parametrize(("objective", "prediction"), [(Epsilon(), "epsilon"), (V(), "v_prediction")])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_every_step_agrees_with_diffusers(kind, name, steps, objective, prediction, eta, generator):
-    """DDIM(η) and DDPM on the same network outputs: every x_s to 1e-5, from a common x_t at every step."""
+@pytest.mark.parametrize("exact", [True, False], ids=["float64 table", "own float32 table"])
+def test_every_step_agrees_with_diffusers(kind, name, steps, objective, prediction, eta, exact, generator):
+    """DDIM(η) and DDPM on the same network outputs: every x_s to 1e-5, from a common x_t at every step.
+
+    diffusers accumulates ᾱ in float32. Given the same table in float64 it agrees everywhere; with its own it does
+    too, but for the last steps of 1000 ancestral ones, where 1 − ᾱ cancels and its β̃ is off by up to 1e-4.
+    """
     schedule, sampler = kind(1000), DDIM(steps, eta)
     common = {
         "beta_schedule": name,
@@ -77,10 +82,11 @@ def test_every_step_agrees_with_diffusers(kind, name, steps, objective, predicti
     ddim = DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, set_alpha_to_one=True, **common)
     oracles = [ddim, DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, **common)] if eta == 1 else [ddim]
     for oracle in oracles:
-        # diffusers accumulates its table in float32; give it the same one in float64, so that steps are compared.
-        oracle.alphas_cumprod = torch.cumprod(1 - schedule.betas(), 0)
-        oracle.betas, oracle.alphas = schedule.betas(), 1 - schedule.betas()
-        oracle.final_alpha_cumprod = oracle.one = torch.tensor(1.0, dtype=torch.float64)
+        if exact:
+            oracle.alphas_cumprod = torch.cumprod(1 - schedule.betas(), 0)
+            oracle.betas, oracle.alphas = schedule.betas(), 1 - schedule.betas()
+            oracle.final_alpha_cumprod = oracle.one = torch.tensor(1.0, dtype=torch.float64)
+        tolerance = 1e-5 if exact or eta == 0 or steps == 50 else 1e-4
         oracle.set_timesteps(steps)
         x_t = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
         times = sampler.times()
@@ -93,7 +99,7 @@ def test_every_step_agrees_with_diffusers(kind, name, steps, objective, predicti
             x_0 = (c_skip * x_t + c_out * output).clamp(-1, 1)
             mine = sampler.step(given(x_0), x_t, t, s, lambda z=z: z)
             theirs = oracle_step(oracle, output, timestep, x_t, eta, z)
-            assert float((mine - theirs).abs().max()) < 1e-5, f"{type(oracle).__name__}, step {k}"
+            assert float((mine - theirs).abs().max()) < tolerance, f"{type(oracle).__name__}, step {k}"
             x_t = theirs
 
 
