@@ -145,10 +145,12 @@ def continue_in_run_folder() -> None:
 
     if {"-m", "--multirun"} & set(sys.argv):
         raise UserError("resume= continues one run and cannot be swept: leave out -m.")
-    value = next(a for a in sys.argv[1:] if a.startswith("resume=")).partition("=")[2].strip("'\"")
+    number = next(i for i, argument in enumerate(sys.argv) if argument.startswith("resume="))
+    value = sys.argv[number].partition("=")[2].strip("'\"")
     if value and value != "null":
-        folder = checkpoint.find(value, setting="resume").parent
-        sys.argv.append(f"hydra.run.dir='{folder}'")
+        path = checkpoint.find(value, setting="resume")
+        sys.argv[number] = f"resume='{path}'"  # what "latest" means is settled here, once
+        sys.argv.append(f"hydra.run.dir='{path.parent}'")
 
 
 def _settings() -> list[str]:
