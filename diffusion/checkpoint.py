@@ -9,6 +9,7 @@ It is written to a temporary file that then replaces the old one, so a kill at a
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError, and not in so many words
+        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
         before = "the previous one is untouched" if path.exists() else "there is none before it"
-        raise UserError(f"The checkpoint {path} could not be written ({brief(error)}); {before}.") from error
+        raise UserError(
+            f"The checkpoint {path} could not be written, with {free:.0f} MiB free on that disk "
+            f"({brief(error)}); {before}."
+        ) from error
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -102,6 +103,8 @@ def launch(main: Callable[[], Any]) -> None:
     """Run a script decorated by `hydra.main`, and leave with 0, 1, or 128 + the number of the signal."""
     hide_tracebacks = "HYDRA_FULL_ERROR" not in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own long report
+    logging.raiseExceptions = False  # a log file that a full disk refuses must not bury the message, nor must
+    threading.excepthook = quiet_about_files  # TensorBoard's writing thread
     sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
     try:
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
@@ -124,6 +127,12 @@ def launch(main: Callable[[], Any]) -> None:
         _show_leaderboard()
     if _failure:
         sys.exit(1)
+
+
+def quiet_about_files(failure: threading.ExceptHookArgs) -> None:
+    """A thread that could not write ends without a traceback: the main thread meets the same error and tells it."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 def _told(error: BaseException) -> bool:

@@ -173,7 +173,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="could not be written .*No space left.*previous one is untouched"):
+    with pytest.raises(
+        UserError, match=r"could not be written, with \d+ MiB free.*No space left.*previous one is untouched"
+    ):
         checkpoint.save(tmp_path / "last.pt", state)
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
