@@ -49,10 +49,18 @@ def main(cfg: DictConfig) -> float:
             raise UserError("samples= needs the data to compare with: add data=fashion_mnist_mini (or another).")
         data = build.build(cfg.data, "data")
         images, labels = load_samples(cfg.samples, data)
+        features = build.build(cfg.features, "features", data=data, device=device.torch_device)
         source = f"samples={cfg.samples}"
     else:
         model, state = trained.open_model(cfg, device)
         data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
+        if model.guidance.conditional and data.class_names != model.class_names:
+            raise UserError(
+                f"data={data.name} has other classes than those this model draws: choose data with the same."
+            )
+        if cfg.n < 2:
+            raise UserError(f"n={cfg.n} must be at least 2; a useful FID needs more than 192.")
+        features = build.build(cfg.features, "features", data=data, device=device.torch_device)  # before the long part
         sampler = trained.choose_sampler(cfg.sampler, state["config"])
         labels = model.labels(cfg.n)
         images = trained.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size)
@@ -62,7 +70,6 @@ def main(cfg: DictConfig) -> float:
             f"checkpoint={cfg.checkpoint}, {weights} at step {state['step']}; {sampler.describe()}; "
             f"{model.guidance.describe()}; seed {cfg.seed}"
         )
-    features = build.build(cfg.features, "features", data=data, device=device.torch_device)
     scores = score_images(images, labels, features, source)
     shown = images[:80]
     columns, captions = pictures.grid_layout(None if labels is None else labels[:80], data.class_names, len(shown))

@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 }
 SCORER_SETTINGS: dict[str, Any] = {
     **dict.fromkeys("data device scorer".split(), DictConfig),
-    "file": str,
+    "file": (str, type(None)),
     "output_dir": str,
 }
 # One row of these in TensorBoard's HPARAMS tab; always the same, because it shows the first run's keys alone.
@@ -76,7 +76,7 @@ def train(cfg: DictConfig) -> float | None:
         write_report(folder, scores, extra, "grid.png")
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary(scores))
         log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
-    else:
+    elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)
     return fid
@@ -103,10 +103,11 @@ def train_scorer(cfg: DictConfig) -> float:
         classifier, record = build.build(cfg.scorer, "scorer", data=data, device=place, log=report)
     finally:
         tracker.close()
-    path = folder / f"{cfg.file}_scorer.safetensors"
+    name = cfg.file or data.name
+    path = folder / f"{name}_scorer.safetensors"
     save_classifier(path, classifier, record)
     features = ClassifierFeatures(data, place, weights=str(path), cache=str(folder / "cache"))
-    reference = folder / f"{cfg.file}_reference.npz"
+    reference = folder / f"{name}_reference.npz"
     save_reference(reference, features.reference, features.reference_description, features.fingerprint)
     log.info("Held-out accuracy %.4f, test accuracy %.4f.", record["held_out_accuracy"], record["test_accuracy"])
     log.info("Scorer: %s (use it with features.weights=…); statistics: %s", path, reference)

@@ -12,7 +12,9 @@ Read it in this order; each file is one idea.
     ema.py          the averaged weights
     training.py     the loop
 
-Around them: data.py, device.py, randomness.py, checkpoint.py, tracking.py (TensorBoard), image_model.py (a trained
-model that draws), monitor.py (grids and scores of a run), pictures.py, evaluation/ (the scorer, FID, Inception Score),
-and, where Hydra comes in, build.py (config → objects), cli.py and leaderboard.py.
+Around them: data.py and datasets.py, device.py, randomness.py, pacing.py (length and learning rate), running_sums.py,
+interruption.py (Ctrl-C), checkpoint.py, tracking.py (TensorBoard), image_model.py (a model that draws), monitor.py
+(grids and scores of a run), pictures.py, progress.py, files.py, errors.py, evaluation/ (the scorer, FID, Inception
+Score), and, where Hydra comes in, build.py (config → objects), settings.py (its checks), trained.py (checkpoint →
+model), cli.py and leaderboard.py.
 """

@@ -24,7 +24,7 @@ RESUMABLE = (
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
     *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
 )
-TRAINED_WITH = ("data", "model", "schedule", "objective", "timesteps", "guidance", "ema", "optimizer", "seed")
+TRAINED_WITH = ("data", "model", "schedule", "objective", "timesteps", "guidance", "ema", "optimizer")
 
 
 # ------------------------------------------------------------------------------------------ one object
@@ -90,6 +90,14 @@ def plain(cfg: DictConfig) -> Config:
     return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume")}
 
 
+def trained_with(config: Config) -> Config:
+    """The settings of a config that its weights depend on."""
+    groups = {name: dict(config[name]) for name in TRAINED_WITH}
+    groups["data"].pop("root", None)
+    groups["training"] = {k: v for k, v in config["training"].items() if f"training.{k}" not in RESUMABLE}
+    return groups
+
+
 def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
     """The config of a run that goes on: its own, with what the command line may change.
 
@@ -102,22 +110,21 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         UserError: an override would change something that the run was trained with.
     """
     config, new = OmegaConf.create(saved), plain(cfg)
+    lengths = ("training.images", "training.epochs", "training.steps")
+    given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
+    if given.intersection(lengths):  # a new length replaces the old one, however that was given
+        config.training.epochs = config.training.steps = None
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~").split("@")[-1]
         if key == "experiment":  # the original command typed again: fine, if it is the same experiment
-            changed = [name for name in TRAINED_WITH if new.get(name) != saved.get(name)]
+            old, now = trained_with(saved), trained_with(new)
+            changed = [name for name in old if old[name] != now[name]]
             if changed:
                 raise UserError(f"resume: '{override}' has another {changed[0]} than this run: leave it out.")
             continue
         allowed = any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
         value = OmegaConf.select(OmegaConf.create(new), key)
         if allowed and key != "resume":
-            if key == "training.steps":
-                config.training.epochs = None
-            if key == "training.epochs":
-                config.training.steps = None
-            if key == "training.images":
-                config.training.steps = config.training.epochs = None
             OmegaConf.update(config, key, value, merge=False)
         elif not allowed and OmegaConf.select(config, key) != value:
             old = OmegaConf.select(config, key)

@@ -105,7 +105,8 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own long report
     logging.raiseExceptions = False  # a log file that a full disk refuses must not bury the message, nor must
     threading.excepthook = quiet_about_files  # TensorBoard's writing thread
-    sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
+    # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
+    sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", quote_path(argument)) for argument in sys.argv[1:]]
     try:
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
             continue_in_run_folder()
@@ -159,7 +160,7 @@ def continue_in_run_folder() -> None:
     if value and value != "null":
         path = checkpoint.find(value, setting="resume")
         sys.argv[number] = f"resume='{path}'"  # what "latest" means is settled here, once
-        sys.argv.append(f"hydra.run.dir='{path.parent}'")
+        sys.argv.insert(number + 1, f"hydra.run.dir='{path.parent}'")
 
 
 def _settings() -> list[str]:

@@ -93,10 +93,11 @@ def image_folder(
         raise ValueError(f"test_fraction={test_fraction} must lie between 0 and 1")
     folder = Path(root)
     held_out = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if held_out is not None and (folder / "train").is_dir():
-        train, test = _with_classes(folder / "train"), _with_classes(held_out)
+    base = folder / "train" if (folder / "train").is_dir() else folder
+    if held_out is not None and base != folder:
+        train, test = _with_classes(base), _with_classes(held_out)
     else:
-        found = _with_classes(folder)
+        found = _with_classes(base)
         if len(found) < 2:
             raise UserError(f"data.root={root} holds {len(found)} image: at least 2 are needed.")
         order = torch.randperm(len(found), generator=stream(0, SPLIT)).tolist()

@@ -53,6 +53,12 @@ class ClassifierFree:
             raise ValueError(f"dropout={dropout} must lie between 0 and 1")
         if scale < 0:
             raise ValueError(f"scale={scale} must be 0 (unconditional), 1 (conditional) or more (guided)")
+        if dropout == 0 and scale != 1:
+            raise ValueError(
+                f"dropout=0 never teaches the network to go without a label: guidance.scale={scale:g} must be 1"
+            )
+        if dropout == 1 and scale != 0:
+            raise ValueError(f"dropout=1 never shows the network a label: guidance.scale={scale:g} must be 0")
         self.dropout, self.scale = dropout, scale
 
     def drop(self, labels: Tensor | None, u: Tensor, num_classes: int) -> Tensor | None:

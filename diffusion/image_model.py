@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diffusion.data import crop_images, decode
 from diffusion.denoiser import Denoiser
 from diffusion.device import Device
+from diffusion.errors import UserError
 from diffusion.guidance import ClassifierFree, Unconditional
 from diffusion.sampler import Observer, Sampler, draw_images
 
@@ -30,6 +31,8 @@ class ImageModel:
 
     def labels(self, n: int, classes: Sequence[int] | None = None) -> Tensor | None:
         """n labels that go round `classes` (all of them if None); None for an unconditional model."""
+        if n < 1:
+            raise UserError(f"n={n} must be at least 1.")
         if not self.guidance.conditional:
             return None
         chosen = torch.tensor(list(range(len(self.class_names))) if classes is None else list(classes))

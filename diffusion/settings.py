@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import types
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -123,7 +124,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (None, type(None)):
         return value is None
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(hint, type) and isinstance(value, hint)
@@ -133,7 +134,7 @@ def describe(hint: Any) -> str:
     """A type in words."""
     words = {
         int: "a whole number",
-        float: "a number",
+        float: "a finite number",
         bool: "true or false",
         str: "a text",
         type(None): "null",
@@ -150,12 +151,13 @@ def describe(hint: Any) -> str:
 
 def unknown(name: str, known: Sequence[str]) -> str:
     """The sentence for a setting that does not exist, with the nearest ones that do."""
+    known = [other for other in known if other != name]
     leaves = [other for other in known if difflib.get_close_matches(name, [other.rpartition(".")[2]], cutoff=0.8)]
     close = (leaves + [match for match in difflib.get_close_matches(name, known) if match not in leaves])[:4]
     if close:
         return f"Unknown setting '{name}': did you mean {' or '.join(repr(match) for match in close)}?"
     section = name.rpartition(".")[0]
-    if not known and section:
+    if not known and section:  # nothing to choose from
         return f"Unknown setting '{name}': the chosen option of {section} has no settings; choose another {section}=…."
     if name in FROM_CHECKPOINT:
         return f"Unknown setting '{name}': it comes from the checkpoint, so that a model is sampled as it was trained."

@@ -47,5 +47,7 @@ class LogitNormal:
         self.mean, self.std = mean, std
 
     def __call__(self, u: Tensor) -> Tensor:
-        normal = torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
+        u = u.clamp(1e-6, 1 - 1e-6)
+        # The inverse of the normal distribution has no kernel for Apple GPUs.
+        normal = torch.special.ndtri(u.cpu()).to(u.device) if u.device.type == "mps" else torch.special.ndtri(u)
         return torch.sigmoid(self.mean + self.std * normal)

@@ -17,7 +17,15 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self.folder, self.first_step = folder, first_step
+        self.opened: SummaryWriter | None = None
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """The writer, opened by the first thing that is written: a run that is refused leaves no file."""
+        if self.opened is None:
+            self.opened = SummaryWriter(str(self.folder), purge_step=self.first_step or None)
+        return self.opened
 
     def scalars(self, values: dict[str, float | None], step: int) -> None:
         """Curves by tag, for example {"train/loss": 0.1}; None is left out."""
@@ -43,4 +51,5 @@ class Tracker:
 
     def close(self) -> None:
         """Flush and close the file."""
-        self.writer.close()
+        if self.opened is not None:
+            self.opened.close()

@@ -1,6 +1,7 @@
 """A trained model out of a checkpoint, with what the command line says about how to draw with it."""
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -105,6 +106,8 @@ def set_guidance_scale(model: ImageModel, scale: float | None) -> None:
     """Replace the guidance scale of a trained model; `UserError` where it cannot be guided."""
     if scale is None:
         return
+    if not math.isfinite(scale):
+        raise UserError(f"guidance.scale={scale} must be a finite number.")
     if not model.guidance.conditional:
         if scale != 1:
             raise UserError(f"guidance.scale={scale:g}: this model was trained with guidance=none and takes no labels.")

@@ -204,7 +204,7 @@ class Trainer:
         """Raise `UserError` when a loss, a gradient or a weight is infinite or not a number."""
         if self.sums.finite() and bool(torch.stack(torch._foreach_norm(self.parameters)).isfinite().all()):
             return
-        last_good = f"its last good checkpoint is of step {self.saved_step}"
+        last_good = f"its last good checkpoint is {self.folder / 'last.pt'}, of step {self.saved_step}"
         raise UserError(
             f"The loss is no longer finite, noticed at step {self.step}: the run stops and {last_good}. Try a lower "
             f"optimizer.lr (now {self.base_rates[0]:g}), training.clip_norm=1 or device.precision=fp32 in a new run."
@@ -223,8 +223,8 @@ class Trainer:
         self.tracker.scalars(scores, self.step)
         fid = scores.get("score/fid")
         if fid is not None and (self.best is None or fid < self.best):
+            checkpoint.save(self.folder / "best.pt", {**self.state_dict(), "best": fid})
             self.best = fid
-            checkpoint.save(self.folder / "best.pt", self.state_dict())
             self.save()  # so that a resumed run knows of this best
         return scores
 

@@ -130,6 +130,12 @@ def test_a_folder_with_its_own_split(tmp_path):
     assert len(split.train) == len(split.test) == 8
 
 
+def test_a_folder_named_train_alone_is_split(tmp_path):
+    write_images(tmp_path / "train")
+    alone = image_folder(str(tmp_path), 8)
+    assert alone.class_names == ["a", "b"] and len(alone.train) + len(alone.test) == 8
+
+
 def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         image_folder(str(tmp_path / "missing"), 16)

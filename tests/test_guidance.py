@@ -59,8 +59,8 @@ def test_dropout_acts_on_each_image_for_itself(generator):
 
 def test_dropout_of_nothing_and_of_everything(generator):
     labels, u = torch.arange(10), torch.rand(10, generator=generator)
-    assert torch.equal(ClassifierFree(dropout=0).drop(labels, u, 10), labels)
-    assert (ClassifierFree(dropout=1).drop(labels, u, 10) == 10).all()
+    assert torch.equal(ClassifierFree(dropout=0, scale=1).drop(labels, u, 10), labels)
+    assert (ClassifierFree(dropout=1, scale=0).drop(labels, u, 10) == 10).all()
     assert Unconditional().drop(labels, u, 10) is None
 
 
@@ -68,7 +68,9 @@ def test_the_null_class_has_a_row_of_its_own(denoiser):
     assert denoiser.network.conditioning.label.weight.shape[0] == 4
 
 
-@pytest.mark.parametrize("settings", [{"dropout": -0.1}, {"dropout": 1.5}, {"scale": -1}])
+@pytest.mark.parametrize(
+    "settings", [{"dropout": -0.1}, {"dropout": 1.5}, {"scale": -1}, {"dropout": 0}, {"dropout": 1}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
         ClassifierFree(**settings)

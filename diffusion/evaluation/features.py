@@ -45,6 +45,11 @@ class ClassifierFeatures:
     ) -> None:
         if not data.class_names:
             raise UserError(f"data={data.name} has no labels, so no classifier can score its images.")
+        if min(len(data.train), len(data.test)) < 2:
+            raise UserError(
+                f"data={data.name} holds {len(data.train)} + {len(data.test)} images: scores need at least 2 of "
+                "each; add images, raise data.test_fraction, or set score.n=0."
+            )
         self.data, self.cache = data, Path(cache)
         if weights is not None:
             path = Path(weights)
