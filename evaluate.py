@@ -71,9 +71,8 @@ def main(cfg: DictConfig) -> float:
             f"{model.guidance.describe()}; seed {cfg.seed}"
         )
     scores = score_images(images, labels, features, source)
-    shown = images[:80]
-    columns, captions = pictures.grid_layout(None if labels is None else labels[:80], data.class_names, len(shown))
-    pictures.save_picture(folder / "grid.png", pictures.labelled_grid(shown, columns, captions))
+    grid = pictures.class_grid(images[:80], None if labels is None else labels[:80], data.class_names)
+    pictures.save_picture(folder / "grid.png", grid)
     write_report(folder, scores, {"overrides": overrides}, "grid.png")
     log.info("Scored %s.\n%s", source, summary(scores))
     log.info("The report is %s", folder / "report.md")

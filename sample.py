@@ -46,8 +46,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.output_dir)
     pictures.save_samples(folder / "samples.npz", images, labels)
     if cfg.grid:
-        columns, captions = pictures.grid_layout(labels, model.class_names, len(images))
-        pictures.save_picture(folder / "grid.png", pictures.labelled_grid(images, columns, captions))
+        pictures.save_picture(folder / "grid.png", pictures.class_grid(images, labels, model.class_names))
     if cfg.png:
         pictures.save_pngs(folder / "images", images, labels, model.class_names)
     if film is not None:

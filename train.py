@@ -86,7 +86,7 @@ def train_scorer(cfg: DictConfig) -> float:
     """Train the scoring classifier; writes it and the reference statistics of its data. Returns the test accuracy."""
     from diffusion import build, settings
     from diffusion.evaluation.classifier import save_classifier
-    from diffusion.evaluation.features import ClassifierFeatures, save_reference
+    from diffusion.evaluation.features import ClassifierFeatures, log_epoch, save_reference
     from diffusion.tracking import Tracker
 
     settings.check_top_level(cfg, SCORER_SETTINGS)
@@ -96,7 +96,7 @@ def train_scorer(cfg: DictConfig) -> float:
 
     def report(epoch: int, scores: dict[str, float]) -> None:
         tracker.scalars(dict(scores), epoch)
-        log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        log_epoch(epoch, scores)
 
     try:
         place = device.torch_device

@@ -70,6 +70,11 @@ def grid_layout(labels: Tensor | None, class_names: Sequence[str], n: int) -> tu
     return period, captions
 
 
+def class_grid(images: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Image.Image:
+    """The labelled grid of uint8 images (n, C, H, W) with labels (n,) or None, laid out by their classes."""
+    return labelled_grid(images, *grid_layout(labels, class_names, len(images)))
+
+
 class Film:
     """Collects the first batch of a sample while noise turns into images; pass it as `observe`.
 
@@ -108,7 +113,7 @@ class Film:
 
     def _frame(self, images: Tensor) -> Image.Image:
         labels = None if self.labels is None else self.labels[: len(images)]
-        frame = labelled_grid(images, *grid_layout(labels, self.class_names, len(images)))
+        frame = class_grid(images, labels, self.class_names)
         return frame.convert("L").quantize(32) if images.shape[1] == 1 else frame  # noise hardly compresses
 
 

@@ -59,7 +59,7 @@ class ClassifierFeatures:
             path = self.cache / f"scorer_{cache_key(data.fingerprint(), epochs)}.safetensors"
             if not path.exists():
                 log.info("Training a scoring classifier for data=%s, once; it will be kept as %s.", data.name, path)
-                save_classifier(path, *train_classifier(data, device, epochs=epochs, log=_report))
+                save_classifier(path, *train_classifier(data, device, epochs=epochs, log=log_epoch))
         self.classifier, self.record = load_classifier(path, device)
         if self.record["class_names"] != data.class_names or self.record["channels"] != data.channels:
             raise UserError(
@@ -122,7 +122,8 @@ def cache_key(*parts: object) -> str:
     return hashlib.sha256(repr((PREPROCESSING, *parts)).encode()).hexdigest()[:16]
 
 
-def _report(epoch: int, scores: dict[str, float]) -> None:
+def log_epoch(epoch: int, scores: dict[str, float]) -> None:
+    """One line per epoch of a scorer's training."""
     log.info("scorer, epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 
