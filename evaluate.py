@@ -1,82 +1,144 @@
-"""Score a trained model, or any images: FID, Inception Score and accuracy, beside real test images.
+"""Score a trained model, or any images, beside real test images: FID, KID, precision, recall, accuracy, copies, …
 
 python evaluate.py checkpoint=RUN n=10000
-python evaluate.py checkpoint=RUN sampler=ddim sampler.steps=20 guidance.scale=1.5
+python evaluate.py checkpoint=RUN sampler=ddim sampler.steps=20 guidance.scale=1.5 repeats=3
 python evaluate.py samples=mine.npz                     (arr_0 uint8 N×H×W×C, arr_1 labels) or a folder of images
+python evaluate.py samples=[mine.npz,theirs/]           side by side, in one table
+python evaluate.py -m checkpoint=RUN sampler.steps=5,10,20 guidance.scale=1,2,3     curves
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from diffusion.cli import job, launch
 
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys("sampler guidance device features".split(), DictConfig),
-    **dict.fromkeys("n seed batch_size".split(), int),
-    **dict.fromkeys("checkpoint samples".split(), (str, type(None))),
+    **dict.fromkeys("n seed batch_size repeats".split(), int),
+    **dict.fromkeys("averaged classification_accuracy".split(), bool),
+    "checkpoint": (str, type(None)),
+    "samples": (str, ListConfig, type(None)),
     "data": (DictConfig, type(None)),
-    "averaged": bool,
     "output_dir": str,
 }
-
-DRAWING = ("n", "seed", "batch_size", "averaged", "sampler", "guidance")  # settings that samples= leaves no room for
+# Settings that samples= leaves no room for.
+DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "sampler", "guidance")
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> float:
-    from diffusion import build, pictures, settings, trained
+    from diffusion import build, settings
     from diffusion.errors import UserError
-    from diffusion.evaluation.report import summary, write_report
-    from diffusion.evaluation.scoring import load_samples, score_images
+    from diffusion.evaluation.illustrations import illustrate
+    from diffusion.evaluation.report import METRICS, summary, value_of, write_report
+    from diffusion.evaluation.scoring import over_seeds
+    from diffusion.tracking import Tracker
 
     settings.check_top_level(cfg, SETTINGS)
     if (cfg.checkpoint is None) == (cfg.samples is None):
         raise UserError("Give either checkpoint=RUN, to score a model, or samples=FILE, to score images.")
     folder, device = Path(cfg.output_dir), build.build(cfg.device, "device")
-    overrides = list(HydraConfig.get().overrides.task)
-    if cfg.samples is not None:
-        drawing = [o for o in overrides if o.split("=")[0].split(".")[0] in DRAWING]
-        if drawing:
-            raise UserError(f"{drawing[0]} says how to draw from a checkpoint, but samples= are scored as they are.")
-        if cfg.data is None:
-            raise UserError("samples= needs the data to compare with: add data=fashion_mnist_mini (or another).")
-        data = build.build(cfg.data, "data")
-        images, labels = load_samples(cfg.samples, data)
-        features = build.build(cfg.features, "features", data=data, device=device.torch_device)
-        source = f"samples={cfg.samples}"
+    given = list(HydraConfig.get().overrides.task)
+    extra: dict[str, Any] = {"overrides": given}
+    sets: Iterator = from_samples(cfg, device, given) if cfg.samples is not None else from_model(cfg, device, extra)
+    tracker = Tracker(folder)
+    results: list[tuple[str, list]] = []  # the sets of images by name, each with scores of one or more seeds
+    pictures: list[tuple[str, str]] = []
+    try:
+        for name, images, source, scorer in sets:
+            scores = scorer.score(images, source, progress=True)
+            if cfg.classification_accuracy:
+                scores["classification_accuracy"] = scorer.classification_accuracy(images)
+            if results and results[-1][0] == name:
+                results[-1][1].append(scores)
+                continue
+            results.append((name, [scores]))
+            suffix = "" if len(results) == 1 else f"_{len(results)}"
+            found = illustrate(folder, scorer, images, scores, tracker, extra.get("step", 0), suffix)
+            pictures += [
+                (file, f"{name}: {caption}" if cfg.samples is not None else caption) for file, caption in found
+            ]
+        names, merged = [name for name, _ in results], [over_seeds(several) for _, several in results]
+        tracker.scalars(
+            {f"score/{metric.key}": value_of(merged[0], metric.key) for metric in METRICS}, extra.get("step", 0)
+        )
+    finally:
+        tracker.close()
+    write_report(folder, merged, extra, pictures, names)
+    log.info("Scored %s.\n%s", merged[0]["protocol"]["images"] if len(merged) == 1 else names, summary(merged, names))
+    for note in merged[0]["notes"]:
+        log.info("%s", note)
+    log.info("The report is %s, and the same as one file to mail: %s", folder / "report.md", folder / "report.html")
+    return float(merged[0]["fid"])
+
+
+def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator[tuple]:
+    """(name, images, source, scorer) of each file or folder."""
+    from diffusion import build
+    from diffusion.datasets import fashion_mnist_here
+    from diffusion.errors import UserError
+    from diffusion.evaluation.samples import load_samples
+
+    drawing = [o for o in overrides if o.split("=")[0].split(".")[0] in DRAWING]
+    if drawing:
+        raise UserError(f"{drawing[0]} says how to draw from a checkpoint, but samples= are scored as they are.")
+    places = [cfg.samples] if isinstance(cfg.samples, str) else [str(place) for place in cfg.samples]
+    if not places or len(set(places)) < len(places):
+        raise UserError(f"samples={places}: give one or more files or folders, each once.")
+    if cfg.data is None:
+        data = fashion_mnist_here()
+        log.info("No data= was given, so the images are taken to imitate data=%s.", data.name)
     else:
-        model, state = trained.open_model(cfg, device)
-        data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
-        if model.guidance.conditional and data.class_names != model.class_names:
-            raise UserError(
-                f"data={data.name} has other classes than those this model draws: choose data with the same."
-            )
-        if cfg.n < 2:
-            raise UserError(f"n={cfg.n} must be at least 2; a useful FID needs more than 192.")
-        features = build.build(cfg.features, "features", data=data, device=device.torch_device)  # before the long part
-        sampler = trained.choose_sampler(cfg.sampler, state["config"])
+        data = build.build(cfg.data, "data")
+    loaded = [load_samples(place, data) for place in places]  # all of them first: what is wrong is told at once
+    scorer = build.build_scorer(cfg.features, data, device)
+    for place, images in zip(places, loaded, strict=True):
+        yield place, images, f"samples={place}", scorer
+
+
+def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[tuple]:
+    """(name, images, source, scorer) of each seed; puts what programs want to know of the model into `extra`."""
+    from diffusion import build, pictures, trained
+    from diffusion.data import Images
+    from diffusion.errors import UserError
+
+    if cfg.n < 2 or cfg.repeats < 1:
+        raise UserError(
+            f"n={cfg.n} must be at least 2 (a useful FID needs more than 192) and repeats={cfg.repeats} at least 1."
+        )
+    model, state = trained.open_model(cfg, device)
+    data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
+    if model.guidance.conditional and data.class_names != model.class_names:
+        raise UserError(f"data={data.name} has other classes than those this model draws: choose data with the same.")
+    sampler = trained.choose_sampler(cfg.sampler, state["config"])
+    scorer = build.build_scorer(cfg.features, data, device)  # before the long part
+    weights = "averaged weights" if cfg.averaged else "weights"
+    extra["step"] = state["step"]
+    extra["settings"] = {
+        "checkpoint": str(cfg.checkpoint),
+        "sampler": sampler.describe().replace(f", {sampler.steps} steps", ""),
+        "steps": sampler.steps,
+        "evaluations": sampler.steps * model.guidance.passes,
+        "guidance": model.guidance.scale,
+    }
+    for seed in range(cfg.seed, cfg.seed + cfg.repeats):
         labels = model.labels(cfg.n)
-        images = trained.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size)
-        pictures.save_samples(folder / "samples.npz", images, labels)
-        weights = "averaged weights" if cfg.averaged else "weights"
+        images = trained.draw(model, sampler, cfg.n, labels, seed, cfg.batch_size)
+        file = "samples.npz" if seed == cfg.seed else f"samples_seed{seed}.npz"
+        pictures.save_samples(Path(cfg.output_dir) / file, images, labels)
         source = (
             f"checkpoint={cfg.checkpoint}, {weights} at step {state['step']}; {sampler.describe()}; "
-            f"{model.guidance.describe()}; seed {cfg.seed}"
+            f"{model.guidance.describe()}; seed {seed}"
         )
-    scores = score_images(images, labels, features, source)
-    grid = pictures.class_grid(images[:80], None if labels is None else labels[:80], data.class_names)
-    pictures.save_picture(folder / "grid.png", grid)
-    write_report(folder, scores, {"overrides": overrides}, "grid.png")
-    log.info("Scored %s.\n%s", source, summary(scores))
-    log.info("The report is %s", folder / "report.md")
-    return float(scores["fid"])
+        yield "generated", Images(images, labels), source, scorer
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def train(cfg: DictConfig) -> float | None:
     extra = {"step": trainer.step, "overrides": overrides, "config": config}
     scores = trainer.monitor.scores
     if scores is not None:
-        write_report(folder, scores, extra, "grid.png")
-        log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary(scores))
+        write_report(folder, [scores], extra, trainer.monitor.pictures)
+        log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
@@ -85,8 +85,10 @@ def train(cfg: DictConfig) -> float | None:
 def train_scorer(cfg: DictConfig) -> float:
     """Train the scoring classifier; writes it and the reference statistics of its data. Returns the test accuracy."""
     from diffusion import build, settings
+    from diffusion.evaluation.cache import save_arrays
     from diffusion.evaluation.classifier import save_classifier
-    from diffusion.evaluation.features import ClassifierFeatures, log_epoch, save_reference
+    from diffusion.evaluation.features import ClassifierFeatures, log_epoch
+    from diffusion.evaluation.reference import training_arrays
     from diffusion.tracking import Tracker
 
     settings.check_top_level(cfg, SCORER_SETTINGS)
@@ -106,9 +108,8 @@ def train_scorer(cfg: DictConfig) -> float:
     name = cfg.file or data.name
     path = folder / f"{name}_scorer.safetensors"
     save_classifier(path, classifier, record)
-    features = ClassifierFeatures(data, place, weights=str(path), cache=str(folder / "cache"))
     reference = folder / f"{name}_reference.npz"
-    save_reference(reference, features.reference, features.reference_description, features.fingerprint)
+    save_arrays(reference, training_arrays(ClassifierFeatures(data, place, str(folder / "cache"), str(path))))
     log.info("Held-out accuracy %.4f, test accuracy %.4f.", record["held_out_accuracy"], record["test_accuracy"])
     log.info("Scorer: %s (use it with features.weights=…); statistics: %s", path, reference)
     return float(record["test_accuracy"])

@@ -133,9 +133,22 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
                 f"resume: '{override}' would change what this run is trained with ({key} is {shown}); only the length, "
                 "the logging and the device may change. Start a new run for it."
             )
+    if "network" in config.features and "features.network._target_" not in given:
+        name = config.features.network._target_
+        raise UserError(
+            f"resume: this run is scored by code of its owner, features.network._target_={name}: if you trust it, "
+            f"add features=module features.network._target_={name}, or else features=auto."
+        )
     result = OmegaConf.to_container(config)
     assert isinstance(result, dict)
     return {str(k): v for k, v in result.items()}
+
+
+def build_scorer(features: Config | DictConfig, data: Any, device: Any) -> Any:
+    """What scores images against `data`, by the extractor of the config group `features`."""
+    from diffusion.evaluation.scoring import Scorer
+
+    return Scorer(build(features, "features", data=data, device=device.torch_device))
 
 
 def build_trainer(config: Config, folder: Path, resume: Config | None = None) -> Any:
@@ -173,7 +186,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
         sampler=build(config["preview"], "preview"),
         data=data,
         timesteps=timesteps,
-        features=None,
+        scorer=None,
         tracker=tracker,
         folder=folder,
     )
@@ -198,9 +211,6 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
         log.info("Resuming at step %d of %d.", trainer.step, trainer.total_steps)
         if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
             trainer.best = None  # scores of another protocol do not compare
-    # Last, because for new data it trains a classifier first.
-    if config["score"]["n"] and not data.class_names:
-        log.info("Scores are left out: they need a classifier, and data=%s has no labels.", data.name)
-    elif config["score"]["n"]:
-        monitor.features = build(config["features"], "features", data=data, device=device.torch_device)
+    if config["score"]["n"]:  # last, because for new data it trains a classifier first
+        monitor.scorer = build_scorer(config["features"], data, device)
     return trainer

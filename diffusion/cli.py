@@ -144,6 +144,9 @@ def _told(error: BaseException) -> bool:
 def quote_path(argument: str) -> str:
     """Quote the value of a setting that is an existing path, so that `=` and `,` in it are not Hydra's syntax."""
     name, equals, value = argument.partition("=")
+    if name == "samples" and re.fullmatch(r"\[[^'\"]+\]", value):
+        places = (place.strip() for place in value[1:-1].split(","))
+        return f"{name}=[{','.join(quote_path(f'{name}={place}').partition('=')[2] for place in places)}]"
     if equals and name in PATH_SETTINGS and re.search(r"[=,:{}()\[\] ]", value) and Path(value).exists():
         return f"{name}='{value}'"
     return argument

@@ -124,16 +124,17 @@ class ImageData:
             "class_names": self.class_names,
         }
 
-    def fingerprint(self) -> str:
-        """A hash of the training split, as it is seen: the key of everything that is cached about this data."""
-        digest = hashlib.sha256(f"{self.channels}, {self.image_size}, {len(self.train)};".encode())
-        if isinstance(self.train, Images):
-            digest.update(self.train.images.cpu().numpy().tobytes())
+    def fingerprint(self, split: str = "train") -> str:
+        """A hash of a split, "train" or "test", as it is seen: part of the key of everything cached about this data."""
+        images: Images | ImageFiles = self.train if split == "train" else self.test
+        digest = hashlib.sha256(f"{self.channels}, {self.image_size}, {len(images)};".encode())
+        if isinstance(images, Images):
+            digest.update(images.images.cpu().numpy().tobytes())
         else:
-            for path in self.train.paths:
+            for path in images.paths:
                 digest.update(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}".encode())
-        if self.train.labels is not None:
-            digest.update(self.train.labels.cpu().numpy().tobytes())
+        if images.labels is not None:
+            digest.update(images.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 

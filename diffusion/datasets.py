@@ -13,6 +13,7 @@ from diffusion.randomness import SPLIT, stream
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 HIRAGANA = "o ki su tsu na ha ma ya re wo".split()
 
 
@@ -21,9 +22,15 @@ def fashion_mnist(root: str, padding: int = 0) -> ImageData:
 
     Looked for in `root`, then in the folder of Debian's package dataset-fashion-mnist, then downloaded into `root`.
     """
-    system = Path("/usr/share/datasets/fashion-mnist")
-    train, test = _idx_data("fashion_mnist", "FashionMNIST", Path(root), [system])
+    train, test = _idx_data("fashion_mnist", "FashionMNIST", Path(root), [SYSTEM_FASHION_MNIST])
     return ImageData("fashion_mnist", train, test, FASHION_CLASSES, padding, "fashion_mnist")
+
+
+def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
+    """Fashion-MNIST if it lies on this machine, else the part of it that comes with the package."""
+    folders = (Path(root), Path(root) / "FashionMNIST" / "raw", SYSTEM_FASHION_MNIST)
+    found = any((folder / IDX_FILES["train"][0]).exists() for folder in folders)
+    return fashion_mnist(root) if found else fashion_mnist_mini()
 
 
 def fashion_mnist_mini(padding: int = 0) -> ImageData:

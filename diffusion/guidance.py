@@ -65,6 +65,11 @@ class ClassifierFree:
         """labels (B,) with the null class wherever u (B,), uniform in [0, 1), lies below the dropout."""
         return None if labels is None else labels.masked_fill(u < self.dropout, num_classes)
 
+    @property
+    def passes(self) -> int:
+        """Network evaluations for one denoised image: guidance asks with and without the label."""
+        return 1 if self.scale == 1 else 2
+
     def guide(self, denoiser: Denoiser) -> nn.Module:
         """The denoiser that sampling calls."""
         return Guided(denoiser, self.scale)
@@ -78,7 +83,7 @@ class Unconditional:
     """A model that never sees a label."""
 
     conditional = False
-    dropout, scale = 0.0, 1.0
+    dropout, scale, passes = 0.0, 1.0, 1
 
     def drop(self, labels: Tensor | None, u: Tensor, num_classes: int) -> Tensor | None:
         """No labels."""

@@ -11,7 +11,10 @@ from omegaconf import DictConfig
 
 from diffusion.files import replacing
 
-COLUMNS = ("rank", "status", "fid", "inception_score", "accuracy", "n", "protocol", "folder", "overrides", "error")
+COLUMNS = (
+    *("rank", "status", "fid", "kid", "inception_score", "precision", "recall", "accuracy"),
+    *("n", "protocol", "folder", "overrides", "error"),
+)
 _sweep: list[Path] = []
 
 
@@ -23,7 +26,25 @@ class Leaderboard(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
-            write(Path(config.hydra.sweep.dir))
+            folder = Path(config.hydra.sweep.dir)
+            write(folder)
+            draw_curves(folder)
+
+
+def draw_curves(folder: Path) -> None:
+    """curves.png of a sweep of evaluate.py over samplers or guidance scales, also for TensorBoard."""
+    jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
+    if sum("settings" in job for job in jobs) < 2:
+        return
+    from diffusion.evaluation import plots
+    from diffusion.tracking import Tracker
+
+    figure = plots.sweep_curves(jobs)
+    if figure is not None:
+        plots.save_figure(folder / "curves.png", figure)
+        tracker = Tracker(folder)
+        tracker.image("curves", plots.pixels(figure), len(jobs))
+        tracker.close()
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -68,6 +89,7 @@ def show() -> None:
     """Print the leaderboard of the sweep of this process, if there was one."""
     if not _sweep or not (table := rows(_sweep[0])):
         return
+    curves = _sweep[0] / "curves.png"
     print(f"\nLeaderboard ({_sweep[0] / 'leaderboard.csv'}), lower FID is better:")
     if len({(row["n"], row["protocol"]) for row in table if row["fid"] is not None}) > 1:
         print("The runs were not all scored alike (n, scorer, reference); each kind is ranked for itself.")
@@ -80,3 +102,5 @@ def show() -> None:
         note = f"  failed: {row['error']}" if row["status"] == "failed" else ""
         run = f"{row['overrides'] or row['folder']}{note}"
         print(f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['n'] or '–':>6}  {run}")
+    if curves.exists():
+        print(f"Curves: {curves}")

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.data import ImageData, encode, pad_images
-from diffusion.evaluation.features import ClassifierFeatures
-from diffusion.evaluation.report import write_report
-from diffusion.evaluation.scoring import score_images
+from diffusion.data import ImageData, Images, encode, pad_images
+from diffusion.evaluation.illustrations import illustrate
+from diffusion.evaluation.report import METRICS, value_of, write_report
+from diffusion.evaluation.scoring import Scorer
 from diffusion.image_model import ImageModel
 from diffusion.pictures import grid_layout, labelled_grid, save_picture, tile
 from diffusion.randomness import HELD_OUT, stream
@@ -26,7 +26,7 @@ class Monitor:
         sampler: a fast one.
         data: its test images are held out.
         timesteps: u → t, as in training.
-        features: the scorer, or None for no scores.
+        scorer: gives scores, or None for none.
         tracker, folder: of the run.
         n: images that are scored.
         seed: of all images drawn here, and of the held-out noise.
@@ -40,7 +40,7 @@ class Monitor:
         sampler: Sampler,
         data: ImageData,
         timesteps: Callable[[Tensor], Tensor],
-        features: ClassifierFeatures | None,
+        scorer: Scorer | None,
         tracker: Tracker,
         folder: Path,
         n: int = 1000,
@@ -54,10 +54,11 @@ class Monitor:
             raise ValueError(f"n={n} must be 0 (no scores) or at least 2, and batch_size={batch_size} at least 1")
         if held_out < 0:
             raise ValueError(f"held_out={held_out} must be 0 or more")
-        self.model, self.sampler, self.features, self.data = model, sampler, features, data
+        self.model, self.sampler, self.scorer, self.data = model, sampler, scorer, data
         self.timesteps, self.held_out = timesteps, min(held_out, len(data.test))
         self.tracker, self.folder, self.n, self.seed, self.batch_size = tracker, folder, n, seed, batch_size
         self.scores: dict[str, Any] | None = None
+        self.pictures: list[tuple[str, str]] = []
 
     def preview(self, step: int) -> None:
         """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss."""
@@ -89,16 +90,22 @@ class Monitor:
         return total / n
 
     def score(self, step: int) -> dict[str, float | None]:
-        """Scores by TensorBoard tag; whole in metrics.json and report.md. {} where there is no scorer."""
-        if self.features is None or not self.n:
+        """Scores by TensorBoard tag; whole in metrics.json and the report. {} where there is no scorer.
+
+        Everything here draws from streams of its own, so training goes on as if it had not been asked.
+        """
+        if self.scorer is None or not self.n:
             return {}
         labels = self.model.labels(self.n)
-        images = self.model.draw(self.sampler, self.n, labels, self.seed, self.batch_size, progress=True)
+        images = Images(
+            self.model.draw(self.sampler, self.n, labels, self.seed, self.batch_size, progress=True), labels
+        )
         source = (
             f"averaged weights at step {step}; {self.sampler.describe()}; {self.model.guidance.describe()}; "
             f"seed {self.seed}"
         )
-        self.scores = score_images(images, labels, self.features, source)
-        grid = "grid.png" if (self.folder / "grid.png").exists() else None
-        write_report(self.folder, self.scores, {"status": "training", "step": step}, grid)
-        return {f"score/{name}": self.scores[name] for name in ("fid", "inception_score", "accuracy")}
+        self.scores = self.scorer.score(images, source)
+        self.pictures = illustrate(self.folder / "scores", self.scorer, images, self.scores, self.tracker, step)
+        self.pictures = [(f"scores/{name}", caption) for name, caption in self.pictures]
+        write_report(self.folder, [self.scores], {"status": "training", "step": step}, self.pictures)
+        return {f"score/{metric.key}": value_of(self.scores, metric.key) for metric in METRICS}

@@ -7,8 +7,9 @@ see mirrored samples), and the epoch is selected on a held-out part of the train
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -50,26 +51,26 @@ class Classifier(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of the weights: part of every cache key and of every report."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return state_hash(self)
+
+
+def state_hash(network: nn.Module) -> str:
+    """A hash of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
-def extract(classifier: Classifier, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (n, 192) and logits (n, K), float64 on the CPU, of batches of uint8 images (b, C, H, W).
-
-    The classifier is in evaluation mode meanwhile, so the batch an image comes in does not matter, and is put back.
-    """
-    device, was_training = next(classifier.parameters()).device, classifier.training
-    classifier.eval()
+def forward_frozen(network: nn.Module, x: Tensor) -> Any:
+    """network(x) in evaluation mode, so that the batch an image comes in does not matter; the mode is put back."""
+    was_training = network.training
+    network.eval()
     try:
-        parts = [classifier(encode(part.to(device))) for part in images]
+        return network(x)
     finally:
-        classifier.train(was_training)
-    features, logits = (torch.cat([part[i].cpu() for part in parts]).double() for i in (0, 1))
-    return features, logits
+        network.train(was_training)
 
 
 def train_classifier(
@@ -154,7 +155,9 @@ def train_classifier(
 def classifier_accuracy(classifier: Classifier, images: Tensor, labels: Tensor | None) -> float:
     """Share of uint8 images (n, C, H, W) that are put into their class (n,)."""
     assert labels is not None
-    return float((extract(classifier, images.split(500))[1].argmax(dim=1) == labels.cpu()).double().mean())
+    device = next(classifier.parameters()).device
+    found = [forward_frozen(classifier, encode(part.to(device)))[1].argmax(dim=1).cpu() for part in images.split(500)]
+    return float((torch.cat(found) == labels.cpu()).double().mean())
 
 
 def save_classifier(path: Path, classifier: Classifier, record: dict[str, object]) -> None:

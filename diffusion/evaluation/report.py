@@ -1,10 +1,291 @@
-"""Scores for programs (metrics.json) and for people (report.md, with the grid beside it)."""
+"""Scores for programs (metrics.json) and for people (report.md, and report.html with its pictures inside)."""
 
+import base64
+import html
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion.files import replacing
+
+Scores = dict[str, Any]
+
+
+class Metric(NamedTuple):
+    """A score as it is told: where it is found, its name, which way is better, digits, and whether n matters."""
+
+    key: str
+    name: str
+    better: str
+    digits: int = 3
+    depends_on_n: bool = False
+
+
+METRICS = (
+    Metric("fid", "FID", "lower", 3, True),
+    Metric("fid_infinite", "FID∞, extrapolated to infinite n", "lower"),
+    Metric("kid", "KID × 1000, all pairs", "lower"),
+    Metric("kid_subsets", "KID × 1000, mean over subsets", "lower"),
+    Metric("inception_score", "Inception Score", "as real", 2, True),
+    Metric("precision", "precision", "as real", 3, True),
+    Metric("recall", "recall", "higher", 3, True),
+    Metric("density", "density", "as real", 3, True),
+    Metric("coverage", "coverage", "higher", 3, True),
+    Metric("accuracy", "accuracy of the classes asked for", "higher"),
+    Metric("diversity", "diversity within classes", "as real"),
+    Metric("memorisation.nearest_distance", "distance to the nearest training image, median", "as real", 2),
+    Metric("memorisation.nearer_than_real", "share nearer than 99 % of test images", "0.01", 4),
+    Metric("memorisation.lonely_neighbour", "share with nearest < ½ second nearest", "as real", 4),
+    Metric("memorisation.copies", "share of exact copies of training images", "0", 4),
+    Metric("repeated", "share of images that are there already", "0", 4),
+)
+SHORT = ("fid", "kid", "inception_score", "precision", "recall", "accuracy")
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+
+
+def value_of(scores: Scores, key: str) -> Any:
+    """A score by its dotted name; None where there is none."""
+    for part in key.split("."):
+        scores = scores.get(part) if isinstance(scores, dict) else None  # type: ignore[assignment]
+    return scores
+
+
+def number(scores: Scores, metric: Metric) -> str:
+    """A score as text, with its spread where it has one."""
+    value = value_of(scores, metric.key)
+    if value is None:
+        return "–"
+    scale = 1000 if metric.key.startswith("kid") else 1
+    text = f"{value * scale:.{metric.digits}f}"
+    spread = scores.get("seeds", {}).get(metric.key)
+    if spread is None:
+        spread = scores.get(f"{metric.key}_std")
+    return text if spread is None else f"{text} ± {spread * scale:.{metric.digits}f}"
+
+
+def ratio(scores: Scores, metric: Metric) -> str:
+    """Generated divided by real, where both are at the same n and it says something."""
+    made, real = value_of(scores, metric.key), value_of(scores["real"], metric.key)
+    if made is None or real is None or real <= 0 or made < 0:
+        return ""
+    if metric.depends_on_n and scores["real"]["whole_test_set"]:
+        return "†"
+    return f"{made / real:.3g}"
+
+
+def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str] = ()) -> tuple[list[str], list[list]]:
+    """Heads and rows of one table for all sets of images, each beside real images at its n.
+
+    Args:
+        sets: from `Scorer.score`.
+        names: one for each.
+        only: keys of the scores to show; all that anybody has by default.
+    """
+    heads = ["score", "better"]
+    for scores, name in zip(sets, names, strict=True):
+        mark = " †" if scores["n"] != sets[0]["n"] else ""
+        heads += [f"{name}, n = {scores['n']:,}{mark}"]
+        if len(sets) == 1 or _last_of_its_n(sets, scores):
+            real = scores["real"]
+            heads += [f"real{' (whole test set)' if real['whole_test_set'] else ''}, n = {real['n']:,}{mark}"]
+    if len(sets) == 1:
+        heads.append("generated / real")
+    rows = []
+    for metric in METRICS:
+        if (only and metric.key not in only) or all(value_of(scores, metric.key) is None for scores in sets):
+            continue
+        row = [metric.name, metric.better]
+        for scores in sets:
+            row.append(number(scores, metric))
+            if len(sets) == 1 or _last_of_its_n(sets, scores):
+                row.append(number(scores["real"], metric))
+        if len(sets) == 1:
+            row.append(ratio(sets[0], metric))
+        rows.append(row)
+    return heads, rows
+
+
+def _last_of_its_n(sets: Sequence[Scores], scores: Scores) -> bool:
+    """Whether the column of real images for this n comes after these scores."""
+    same = [other for other in sets if other["n"] == scores["n"]]
+    return same[-1] is scores
+
+
+def summary(sets: Sequence[Scores], names: Sequence[str] = ("generated",)) -> str:
+    """The main scores as a Markdown table."""
+    return markdown_table(*comparison(sets, names, SHORT))
+
+
+# ---------------------------------------------------------------------------------------------- the document
+
+
+@dataclass
+class Block:
+    """A piece of a report: a heading, a text, a table (heads and rows), a list, or a picture in the folder."""
+
+    kind: str
+    text: str = ""
+    rows: Sequence[Sequence[Any]] = ()
+
+
+def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequence[tuple[str, str]]) -> list[Block]:
+    """The report, piece by piece.
+
+    Args:
+        sets, names: as in `comparison`.
+        pictures: (file name, caption), all in the report's folder.
+    """
+    blocks = [Block("heading", "Scores"), _table(*comparison(sets, names))]
+    if any(scores["n"] != sets[0]["n"] for scores in sets):
+        blocks.append(
+            Block(
+                "text",
+                "† Another n than in the first column. FID, Inception Score, precision, recall, density and coverage "
+                "depend on n: compare such a column with the real images at its own n alone.",
+            )
+        )
+    for scores, name in zip(sets, names, strict=True):
+        prefix = f"{name}: " if len(sets) > 1 else ""
+        blocks += [Block("text", prefix + note) for note in scores["notes"]]
+        if scores.get("seeds"):
+            blocks.append(
+                Block("text", f"{prefix}± is the standard deviation over {scores['seeds']['count']} sampling seeds.")
+            )
+        elif scores.get("inception_score_std") is not None:
+            splits = scores["protocol"]["inception_score_splits"]
+            blocks.append(
+                Block("text", f"{prefix}± of the Inception Score is the standard deviation over its {splits} splits.")
+            )
+    blocks += [Block("picture", caption, [[file]]) for file, caption in pictures]
+    for scores, name in zip(sets, names, strict=True):
+        blocks += _details(scores, f" of {name}" if len(sets) > 1 else "")
+    return blocks
+
+
+def _details(scores: Scores, of: str) -> list[Block]:
+    """Spread, classes, the classifier trained on samples, and the protocol of one set."""
+    blocks, real = [], scores["real"]
+    if scores.get("classification_accuracy"):
+        found = scores["classification_accuracy"]
+        blocks += [
+            Block("heading", f"Classification accuracy score{of}"),
+            Block(
+                "text",
+                f"A classifier trained only on the {scores['n']:,} generated images puts {found['generated']:.4f} of "
+                f"the real test images into their class; one trained on {found['real_n']:,} real training images "
+                f"{found['real']:.4f}.",
+            ),
+        ]
+    if scores.get("spread"):
+        spread, other = scores["spread"], real.get("spread")
+        same = other if other and other["n"] == spread["n"] else None
+        heads = ["score", f"generated, {spread['subsets']} subsets of {spread['n']:,}"]
+        heads += [f"real, {same['subsets']} subsets of {same['n']:,}"] if same else []
+        rows = []
+        for metric in METRICS:
+            if metric.key in spread:
+                columns = [spread, same] if same else [spread]
+                rows.append([metric.name, *(_plus_minus(one.get(metric.key), metric) for one in columns)])
+        blocks += [Block("heading", f"Spread over disjoint subsets{of}"), _table(heads, rows)]
+        blocks.append(Block("text", "Mean ± standard deviation. Scores that depend on n are those of the smaller n."))
+    if scores["class_accuracy"] or scores["class_diversity"]:
+        names = {"class_accuracy": "accuracy", "class_fid": "FID", "class_diversity": "diversity"}
+        shown = [key for key in names if scores[key] and any(value is not None for value in scores[key])]
+        heads = ["class", *(f"{names[key]}{side}" for key in shown for side in ("", " of real"))]
+        rows = [
+            [name, *(_entry(one.get(key), k) for key in shown for one in (scores, real))]
+            for k, name in enumerate(scores["class_names"])
+        ]
+        blocks += [Block("heading", f"Classes{of}"), _table(heads, rows)]
+    blocks.append(Block("heading", f"Protocol{of}"))
+    blocks.append(Block("list", rows=[[key, value] for key, value in scores["protocol"].items()]))
+    return blocks
+
+
+def _table(heads: list[str], rows: list[list]) -> Block:
+    return Block("table", rows=[heads, *rows])
+
+
+def _entry(values: list | None, k: int) -> str:
+    return "–" if values is None or values[k] is None else f"{values[k]:.3f}"
+
+
+def _plus_minus(pair: list[float] | None, metric: Metric) -> str:
+    scale = 1000 if metric.key.startswith("kid") else 1
+    return "–" if pair is None else f"{pair[0] * scale:.{metric.digits}f} ± {pair[1] * scale:.{metric.digits}f}"
+
+
+def markdown_table(heads: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def as_markdown(blocks: Sequence[Block]) -> str:
+    """The report as Markdown, with pictures by their file names."""
+    parts: list[str] = []
+    for block in blocks:
+        if block.kind == "heading":
+            parts.append(f"{'##' if parts else '#'} {block.text}")
+        elif block.kind == "table":
+            parts.append(markdown_table(block.rows[0], block.rows[1:]))
+        elif block.kind == "list":
+            parts.append("\n".join(f"- {key}: {value}" for key, value in block.rows))
+        elif block.kind == "picture":
+            parts.append(f"![{block.text}]({block.rows[0][0]})\n\n*{block.text}*")
+        else:
+            parts.append(block.text)
+    return "\n\n".join(parts) + "\n"
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #666; }
+.wide { overflow-x: auto; }
+dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
+"""
+
+
+def as_html(blocks: Sequence[Block], folder: Path) -> str:
+    """The report as one HTML page that needs no other file: the pictures in `folder` are inside it."""
+    parts: list[str] = []
+    for block in blocks:
+        text = html.escape(block.text)
+        if block.kind == "heading":
+            level = 2 if parts else 1
+            parts.append(f"<h{level}>{text}</h{level}>")
+        elif block.kind == "table":
+            lines = [
+                "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
+                for tag, row in zip(["th"] + ["td"] * (len(block.rows) - 1), block.rows, strict=True)
+            ]
+            parts.append('<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>")
+        elif block.kind == "list":
+            rows = (f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>" for key, value in block.rows)
+            parts.append("<dl>" + "".join(rows) + "</dl>")
+        elif block.kind == "picture":
+            data = base64.b64encode((folder / block.rows[0][0]).read_bytes()).decode()
+            image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+            parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
+        else:
+            parts.append(f"<p>{text}</p>")
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Scores</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- files
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -13,58 +294,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def summary(scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table, generated beside real."""
-    real = scores["real"]
-    where = "the whole test set" if real["whole_test_set"] else "test images"
-    rows = [
-        f"| | generated (n = {scores['n']:,}) | real: {where} (n = {real['n']:,}) |",
-        "|---|---|---|",
-        f"| FID, lower is better | {scores['fid']:.4f} | {real['fid']:.4f} |",
-        f"| Inception Score | {_spread(scores)} | {_spread(real)} |",
-    ]
-    if scores["accuracy"] is not None:
-        rows.append(f"| accuracy of the classes asked for | {scores['accuracy']:.4f} | {real['accuracy']:.4f} |")
-    return "\n".join(rows)
-
-
-def class_table(scores: dict[str, Any]) -> str:
-    """Accuracy per class as a Markdown table, or "" without labels."""
-    if scores["class_accuracy"] is None:
-        return ""
-    rows = ["| class | generated | real |", "|---|---|---|"]
-    columns = zip(scores["class_names"], scores["class_accuracy"], scores["real"]["class_accuracy"], strict=True)
-    for name, made, real in columns:
-        rows.append(
-            "| " + " | ".join([name, *("–" if value is None else f"{value:.3f}" for value in (made, real))]) + " |"
-        )
-    return "\n".join(rows)
-
-
-def write_report(folder: Path, scores: dict[str, Any], extra: dict[str, Any], grid: str | None) -> None:
-    """metrics.json and report.md in `folder`.
+def write_report(
+    folder: Path,
+    sets: Sequence[Scores],
+    extra: dict[str, Any],
+    pictures: Sequence[tuple[str, str]] = (),
+    names: Sequence[str] = ("generated",),
+) -> None:
+    """metrics.json, report.md and report.html in `folder`.
 
     Args:
-        scores: from `score_images`.
+        sets, names: as in `comparison`. The first set's scores are the top level of metrics.json; where there are
+            more, all of them are also listed under "sets".
         extra: what else programs may want to know, for example {"step": 1000, "overrides": [...]}.
-        grid: name of a picture in the folder.
+        pictures: (file name, caption), all in the folder.
     """
-    write_json(folder / "metrics.json", {"status": "finished", **extra, **scores})
-    small = scores["n"] <= scores["protocol"]["features"]
-    parts = ["# Scores", summary(scores)]
-    if scores["real"]["whole_test_set"]:
-        parts.append("There are fewer real test images than generated ones, so the real column is not at the same n.")
-    if small:
-        parts.append(f"**n is not larger than the {scores['protocol']['features']} features: this FID is unreliable.**")
-    if grid:
-        parts.append(f"![generated images]({grid})")
-    table = class_table(scores)
-    if table:
-        parts += ["## Accuracy per class", table]
-    parts += ["## Protocol", "\n".join(f"- {key}: {value}" for key, value in scores["protocol"].items())]
-    with replacing(folder / "report.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n")
-
-
-def _spread(scores: dict[str, Any]) -> str:
-    return f"{scores['inception_score']:.3f} ± {scores['inception_score_std']:.3f}"
+    several = {"sets": [{"name": name, **scores} for name, scores in zip(names, sets, strict=True)]}
+    write_json(
+        folder / "metrics.json",
+        {"status": "finished", **extra, **sets[0], **(several if len(sets) > 1 else {})},
+    )
+    blocks = report_blocks(sets, names, pictures)
+    for name, text in (("report.md", as_markdown(blocks)), ("report.html", as_html(blocks, folder))):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text)

@@ -1,0 +1,199 @@
+"""The figures of a report and of a sweep, each drawn from scores alone; PNG files, and pixels for TensorBoard."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from diffusion.files import replacing
+from diffusion.pictures import tile
+
+GENERATED, REAL = "tab:blue", "tab:orange"
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a PNG."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def pixels(figure: Figure) -> Tensor:
+    """The figure as uint8 (3, H, W)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+
+
+def confusion(scores: dict[str, Any]) -> Figure:
+    """Classes asked for against classes recognised, of the generated images and of real ones."""
+    names = scores["class_names"]
+    both = {"generated": scores["confusion"], "real test images": scores["real"]["confusion"]}
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    for axes, (title, counts) in zip(figure.subplots(1, 2), both.items(), strict=True):
+        share = np.array(counts, float)
+        share = 100 * share / share.sum(axis=1, keepdims=True).clip(min=1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        axes.set_title(f"{title}, % of each row")
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("recognised")
+        axes.set_ylabel("asked for" if title == "generated" else "true class")
+        if len(names) <= 20:
+            for i, j in np.argwhere(share >= 0.5).tolist():
+                axes.text(
+                    j, i, f"{share[i, j]:.0f}", ha="center", va="center", color="white" if share[i, j] > 50 else "black"
+                )
+    return figure
+
+
+def class_bars(scores: dict[str, Any]) -> Figure:
+    """What each class scores, generated beside real."""
+    kinds = {
+        "class_accuracy": "accuracy",
+        "class_fid": "FID per class, lower is better",
+        "class_diversity": "diversity: distance of two images",
+    }
+    shown = [
+        name
+        for name in kinds
+        if any(value is not None for value in scores[name] or ()) and scores["real"][name] is not None
+    ]
+    names = scores["class_names"]
+    figure = Figure(figsize=(9, 2.6 * len(shown)), layout="constrained")
+    place = np.arange(len(names))
+    for axes, name in zip(np.atleast_1d(figure.subplots(len(shown), 1)), shown, strict=True):
+        for values, shift, colour, label in (
+            (scores[name], -0.2, GENERATED, "generated"),
+            (scores["real"][name], 0.2, REAL, "real test images"),
+        ):
+            heights = [np.nan if value is None else value for value in values]
+            axes.bar(place + shift, heights, 0.4, color=colour, label=label)
+        axes.set_title(kinds[name])
+        axes.set_xticks(place, names)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(loc="lower left", framealpha=0.9)
+    return figure
+
+
+def fid_fit(scores: dict[str, Any]) -> Figure:
+    """FID against 1/n with the line whose end is FID∞."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for one, colour, label in ((scores, GENERATED, "generated"), (scores["real"], REAL, "real test images")):
+        fit = one["fid_fit"]
+        if fit is None:
+            continue
+        inverse = np.array([0.0, *(1 / size for size in fit["sizes"])])
+        axes.plot(inverse, fit["infinite"] + fit["slope"] * inverse, "--", color=colour, linewidth=1)
+        axes.plot(inverse[1:], fit["distances"], "o", color=colour, label=f"{label}: FID∞ = {fit['infinite']:.3f}")
+        axes.plot(0, fit["infinite"], "*", color=colour, markersize=12)
+    sizes = (scores["fid_fit"] or scores["real"]["fid_fit"])["sizes"]
+    axes.set_xticks([0, *(1 / size for size in sizes)], ["1/∞", *(f"1/{size}" for size in sizes)])
+    axes.set_xlabel("1 / number of images")
+    axes.set_ylabel("FID")
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
+    return figure
+
+
+def neighbours(rows: Sequence[tuple[str, Tensor, Tensor, Sequence[float]]]) -> Figure:
+    """Generated images over their nearest training images.
+
+    Args:
+        rows: (title, generated uint8 (k, C, H, W), nearest (k, C, H, W), distances (k,)).
+    """
+    figure = Figure(figsize=(10, 2.1 * len(rows)), layout="constrained")
+    for axes, (title, generated, nearest, distances) in zip(
+        np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True
+    ):
+        picture = tile(torch.cat([generated, nearest]), len(generated), gap=1).permute(1, 2, 0).numpy()
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
+        cell = generated.shape[-1] + 1
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_yticks([cell / 2, 1.5 * cell], ["generated", "nearest\ntraining image"])
+        axes.set_xticks(
+            [(i + 0.5) * cell for i in range(len(generated))], [f"{value:.2f}" for value in distances], fontsize=8
+        )
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def sweep_curves(jobs: Sequence[dict[str, Any]]) -> Figure | None:
+    """Scores of a sweep's jobs against network evaluations per sampler, and against guidance scale.
+
+    Args:
+        jobs: metrics of the jobs, each with "settings" as `evaluate.py` writes them.
+
+    Returns:
+        the figure, or None where neither was swept.
+    """
+    done = [job for job in jobs if job.get("settings") and job.get("fid") is not None]
+    panels = []
+    for setting, names in (
+        ("evaluations", ("fid", "recall")),
+        ("guidance", ("fid", "inception_score", "accuracy", "recall")),
+    ):
+        if len({job["settings"][setting] for job in done}) > 1:
+            panels += [(setting, name) for name in names if any(job.get(name) is not None for job in done)]
+    if not panels:
+        return None
+    columns = max(2, min(4, sum(panel[0] == panels[-1][0] for panel in panels)))
+    rows = -(-len(panels) // columns)
+    if {setting for setting, _ in panels} == {"evaluations", "guidance"}:
+        rows = 2
+    figure = Figure(figsize=(4.3 * columns, 3.6 * rows + 0.4), layout="constrained")
+    for number, (setting, name) in enumerate(panels):
+        row = int(setting == "guidance" and rows == 2)
+        first = sum(panel[0] != setting for panel in panels[:number])
+        axes = figure.add_subplot(rows, columns, row * columns + number - first + 1)
+        _curves(axes, done, setting, name)
+    figure.axes[0].legend(fontsize=8)
+    for axes in figure.axes[1:]:
+        if axes.get_xlabel() != figure.axes[0].get_xlabel():
+            axes.legend(fontsize=8)
+            break
+    return figure
+
+
+LABELS = {
+    "fid": "FID",
+    "recall": "recall",
+    "inception_score": "Inception Score",
+    "accuracy": "accuracy",
+    "evaluations": "network evaluations per image",
+    "guidance": "guidance scale",
+}
+
+
+def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) -> None:
+    """One score against one setting; a line for every combination of the rest, and real images as a level."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for job in jobs:
+        how = job["settings"]
+        other = f"guidance {how['guidance']:g}" if setting == "evaluations" else f"{how['steps']} steps"
+        if job.get(name) is not None:
+            lines.setdefault(f"{how['sampler']}, {other}", []).append((how[setting], job[name]))
+    for label, points in sorted(lines.items()):
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=label, markersize=4)
+    levels = {(job["real"][name], job["real"]["n"]) for job in jobs if job["real"].get(name) is not None}
+    for level, n in sorted(levels):
+        axes.axhline(level, linestyle=":", color="grey", label=f"real test images, n = {n}")
+    counts = {(job["n"], job["protocol"]["scorer"], job["protocol"]["reference"]) for job in jobs}
+    mark = "" if len(counts) == 1 else "\n(runs differ in n or protocol: not comparable)"
+    axes.set_xlabel(LABELS[setting])
+    axes.set_title(LABELS[name] + mark, fontsize=10)
+    if setting == "evaluations":
+        axes.set_xscale("log")
+        values = sorted({job["settings"]["evaluations"] for job in jobs})
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+    if name == "fid":
+        axes.set_yscale("log")
+    axes.spines[["top", "right"]].set_visible(False)

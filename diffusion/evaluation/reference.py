@@ -1,0 +1,216 @@
+"""What generated images are compared with: the training split, and the test split as the score of real images."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.data import ASSETS, ImageFiles, Images
+from diffusion.evaluation.cache import Arrays, cache_key, load_arrays, remembered
+from diffusion.evaluation.features import Features
+from diffusion.evaluation.metrics import Moments, neighbour_radii
+from diffusion.progress import progress_bar
+from diffusion.randomness import SPLIT, stream
+
+BATCH = 500
+KEPT = 10_000  # images whose features are kept, for the scores that compare all pairs
+CLASS_FEATURES = 512  # more features than this have no moments per class: 10 matrices of 2048² would be too large
+PRECISION_K, COVERAGE_K = 3, 5
+
+
+class FeatureSet:
+    """What the scores need to know of a set of images in random order, summed up batch by batch.
+
+    Args:
+        n: number of images that will be added.
+        d: number of features.
+        kinds: number of classes, 0 for none.
+
+    Attributes:
+        blocks: moments of equally many images each, all disjoint; their number is a power of two.
+        moments: of all images.
+        classes: moments per class, or None.
+        features: (min(n, KEPT), d), of the first images.
+        logits: (n, K) or None.
+        labels: (n,) or None.
+    """
+
+    def __init__(self, n: int, d: int, kinds: int) -> None:
+        self.n, self.seen, count = n, 0, block_count(n, d)
+        self.block_size = n // count
+        self.blocks = [Moments.empty(d) for _ in range(count)]
+        self.moments = Moments.empty(d)
+        self.classes = [Moments.empty(d) for _ in range(kinds)] if kinds > 0 and d <= CLASS_FEATURES else None
+        self.features = np.empty((0, d), np.float32)
+        self.logits: np.ndarray | None = None
+        self.labels: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, features: np.ndarray, logits: np.ndarray | None, labels: np.ndarray | None, kinds: int) -> "FeatureSet":
+        """Of features (n, d) that are at hand."""
+        whole = cls(len(features), features.shape[1], kinds)
+        whole.add(features, logits, labels)
+        return whole
+
+    def add(self, features: np.ndarray, logits: np.ndarray | None, labels: np.ndarray | None) -> None:
+        """The next images: features (b, d), logits (b, K) or None, labels (b,) or None."""
+        end = self.seen + len(features)
+        for i, block in enumerate(self.blocks):  # the few images after the last whole block count in `moments` alone
+            first, last = max(i * self.block_size, self.seen), min((i + 1) * self.block_size, end)
+            if first < last:
+                self.blocks[i] = block + Moments.of(features[first - self.seen : last - self.seen])
+        self.moments += Moments.of(features)
+        self.features = _joined(self.features, features[: KEPT - len(self.features)])
+        self.logits = None if logits is None else _joined(self.logits, logits)
+        self.labels = None if labels is None else _joined(self.labels, labels)
+        if labels is None:
+            self.classes = None
+        elif self.classes is not None:
+            for k in np.unique(labels).tolist():
+                self.classes[k] += Moments.of(features[labels == k])
+        self.seen = end
+
+
+def block_count(n: int, d: int) -> int:
+    """Number of disjoint blocks for the extrapolation and the spread: at most 8, each of more than d images."""
+    return next((blocks for blocks in (8, 4, 2) if n // blocks > d), 1)
+
+
+def extract_set(features: Features, split: Images | ImageFiles, order: Tensor, description: str = "") -> FeatureSet:
+    """Read, extract and sum up images batch by batch.
+
+    Args:
+        features: the extractor.
+        split: images of the data's size, with labels or without.
+        order: indices (n,) into them, in random order.
+        description: of a progress bar, or "" for none.
+    """
+    found: FeatureSet | None = None
+    with progress_bar(len(order), description, "images", disable=not description) as bar:
+        for indices in order.split(BATCH):
+            images, labels = split.select(indices)
+            values, logits = features(images)
+            if found is None:
+                found = FeatureSet(len(order), values.shape[1], len(features.data.class_names))
+            found.add(*(None if x is None else x.cpu().numpy() for x in (values, logits, labels)))  # type: ignore
+            bar.update(len(indices))
+    assert found is not None
+    return found
+
+
+def _joined(first: np.ndarray | None, second: np.ndarray) -> np.ndarray:
+    return second if first is None else np.concatenate([first, second])
+
+
+class Reference:
+    """The statistics of the real images, packaged, cached, or computed now.
+
+    Args:
+        features: the extractor, with its data.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self.features, self.data = features, features.data
+        self.key = cache_key(features.fingerprint, features.preprocessing, self.data.fingerprint(), KEPT)
+        self._real: dict[int, FeatureSet] = {}
+        self._load_training()
+
+    def _load_training(self) -> None:
+        """Moments of the training split, and the features of some of it with their neighbours' distances."""
+        data, cache = self.data, self.features.cache
+        packaged = self._packaged()
+        path = cache / f"{'training' if packaged is None else 'kept'}_{self.key}.npz"
+        what = f"features of the training images of {data.name}"
+        stored = remembered(path, what, lambda: self._extract_training(packaged is None))
+        moments = packaged or stored
+        self.description = str(moments["description"])
+        self.moments = _moments(moments, "")
+        self.classes = None
+        if "class_n" in moments:
+            columns = zip(moments["class_n"], moments["class_mean"], moments["class_scatter"], strict=True)
+            self.classes = [Moments(int(n), mean, scatter.astype(np.float64)) for n, mean, scatter in columns]
+        self.kept = stored["features"].astype(np.float64)
+        self.radii = {k: stored[f"radii_{k}"] for k in (PRECISION_K, COVERAGE_K) if f"radii_{k}" in stored}
+        self.kept_description = f"{len(self.kept)} training images of {data.name}"
+
+    def _packaged(self) -> Arrays | None:
+        """The statistics in the package, if they were made with these very weights."""
+        path = ASSETS / f"{self.features.packaged}_reference.npz"
+        if self.features.packaged is None or not path.exists():
+            return None
+        found = load_arrays(path)
+        return found if str(found["fingerprint"]) == self.features.fingerprint else None
+
+    def _extract_training(self, whole: bool) -> Arrays:
+        train = self.data.train
+        order = torch.randperm(len(train), generator=stream(0, SPLIT, len(train)))
+        found = extract_set(self.features, train, order if whole else order[:KEPT], "features of real images")
+        arrays: Arrays = {"features": found.features}
+        for k in (PRECISION_K, COVERAGE_K):
+            if k < len(found.features):
+                arrays[f"radii_{k}"] = neighbour_radii(found.features, k)
+        return {**arrays, **(_statistics(self.features, found) if whole else {})}
+
+    def real(self, n: int) -> FeatureSet:
+        """n test images (at most as many as there are, and KEPT) in random order, all classes evenly."""
+        data = self.data
+        path = self.features.cache / f"test_{self.key}_{data.fingerprint('test')}.npz"
+        n = min(n, len(data.test), KEPT)
+        if n not in self._real:
+            stored = remembered(path, f"features of the test images of {data.name}", self._extract_test)
+            order = torch.randperm(n, generator=stream(0, SPLIT, n)).numpy()
+            logits, labels = (stored[key][:n][order] if key in stored else None for key in ("logits", "labels"))
+            self._real[n] = FeatureSet.of(stored["features"][:n][order], logits, labels, len(data.class_names))
+        return self._real[n]
+
+    def _extract_test(self) -> Arrays:
+        order = even_order(self.data.test.labels, len(self.data.test))[:KEPT]
+        found = extract_set(self.features, self.data.test, order)
+        arrays: Arrays = {"features": found.features}
+        if found.logits is not None:
+            arrays["logits"] = found.logits
+        if found.labels is not None:
+            arrays["labels"] = found.labels
+        return arrays
+
+
+def even_order(labels: Tensor | None, n: int) -> Tensor:
+    """An order (n,) of images whose beginnings hold all classes evenly, as far as there are enough of each."""
+    if labels is None:
+        return torch.arange(n)
+    labels = labels.cpu()
+    rank = torch.zeros(n, dtype=torch.long)  # of each image among those of its class
+    for k in labels.unique().tolist():
+        rank[labels == k] = torch.arange(int((labels == k).sum()))
+    return torch.argsort(rank, stable=True)
+
+
+def training_arrays(features: Features) -> Arrays:
+    """The statistics of the whole training split, as they come with the package."""
+    return _statistics(features, extract_set(features, features.data.train, torch.arange(len(features.data.train))))
+
+
+def _statistics(features: Features, found: FeatureSet) -> Arrays:
+    """Moments of all images and of each class, with what they are of and the hash of the weights."""
+    arrays: Arrays = {
+        "description": np.array(f"{found.n} training images of {features.data.name}"),
+        "fingerprint": np.array(features.fingerprint),
+        **_arrays(found.moments, ""),
+    }
+    if found.classes is not None:
+        parts = [_arrays(part, "class_") for part in found.classes]
+        arrays |= {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        arrays["class_scatter"] = arrays["class_scatter"].astype(np.float32)  # by far the largest
+    return arrays
+
+
+def _moments(arrays: Arrays, prefix: str) -> Moments:
+    n, mean, scatter = (arrays[f"{prefix}{name}"] for name in ("n", "mean", "scatter"))
+    return Moments(int(n), mean, scatter)
+
+
+def _arrays(moments: Moments, prefix: str) -> Arrays:
+    return {
+        f"{prefix}n": np.array(moments.n),
+        f"{prefix}mean": moments.mean,
+        f"{prefix}scatter": moments.scatter,
+    }
