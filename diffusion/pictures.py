@@ -65,7 +65,7 @@ def grid_layout(labels: Tensor | None, class_names: Sequence[str], n: int) -> tu
     captions = [class_names[number] for number in numbers[:period]]
     if period == 1:
         return square, captions
-    if period == n > 16:
+    if 2 * period > n > 16:  # no rule in it
         return square, []
     return period, captions
 

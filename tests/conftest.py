@@ -1,8 +1,11 @@
 """Shared by all tests: tiny models, the command line in a process of its own, and the full data where it is."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
+CACHE = tempfile.mkdtemp(prefix="simple-diffusion-")  # of real images' features, computed once for all tests
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
@@ -100,6 +105,7 @@ def tiny_config(**settings):
         "score.held_out": 32,
         "preview.steps": 2,
         "score.n": 0,
+        "features.cache": CACHE,
         "device": "cpu",
     }
     config = compose("train", *(f"{key}={value}" for key, value in {**small, **settings}.items()))

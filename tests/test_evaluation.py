@@ -1,28 +1,33 @@
-"""The scorer, what is cached, and how scores are put together."""
-
-import json
+"""The scorer, the other extractors, and what is cached."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import CACHE
 
-from diffusion.data import ASSETS, ImageData, Images
+from diffusion.data import ASSETS, ImageData, Images, encode
 from diffusion.datasets import fashion_mnist, fashion_mnist_mini
 from diffusion.errors import UserError
+from diffusion.evaluation import cache as cache_module
 from diffusion.evaluation import features as features_module
+from diffusion.evaluation.cache import load_arrays, remembered
 from diffusion.evaluation.classifier import (
     Classifier,
     classifier_accuracy,
-    extract,
+    forward_frozen,
     load_classifier,
     save_classifier,
     train_classifier,
 )
-from diffusion.evaluation.features import ClassifierFeatures, cache_key, load_reference
-from diffusion.evaluation.metrics import frechet_distance
-from diffusion.evaluation.report import write_report
-from diffusion.evaluation.scoring import load_samples, score_images
+from diffusion.evaluation.features import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    ModuleFeatures,
+    PCAFeatures,
+    automatic,
+)
+from diffusion.evaluation.metrics import Moments, frechet_distance
+from diffusion.evaluation.reference import KEPT, FeatureSet, Reference, even_order, extract_set, training_arrays
 
 CPU = torch.device("cpu")
 SCORER = ASSETS / "fashion_mnist_scorer.safetensors"
@@ -34,8 +39,8 @@ def mini():
 
 
 @pytest.fixture(scope="module")
-def features(mini, tmp_path_factory):
-    return ClassifierFeatures(mini, CPU, cache=str(tmp_path_factory.mktemp("cache")))
+def features(mini):
+    return ClassifierFeatures(mini, CPU, CACHE)
 
 
 def toy(n=60, size=8, shift=0):
@@ -60,20 +65,28 @@ def test_features_do_not_depend_on_the_batch_and_the_mode_is_put_back(mini):
     classifier, _ = load_classifier(SCORER, CPU)
     classifier.train()
     images = mini.test.images[:7]
-    together, _ = extract(classifier, [images])
-    alone, _ = extract(classifier, images.split(1))
+    together, _ = forward_frozen(classifier, encode(images))
+    alone = torch.cat([forward_frozen(classifier, encode(image))[0] for image in images.split(1)])
     assert classifier.training
     assert torch.allclose(together, alone, atol=1e-5)
-    again, _ = extract(classifier, [images])  # nothing was learned by looking, and dropout is off
+    again, _ = forward_frozen(classifier, encode(images))  # nothing was learned by looking, and dropout is off
     assert torch.equal(together, again)
 
 
 def test_the_packaged_scorer_and_statistics_belong_together(features):
-    statistics, description, fingerprint = load_reference(ASSETS / "fashion_mnist_reference.npz")
-    assert fingerprint == features.fingerprint == features.record["fingerprint"]
-    assert description == features.reference_description == "60000 training images of fashion_mnist"
-    assert all(np.array_equal(a, b) for a, b in zip(statistics, features.reference, strict=True))
+    packaged, reference = load_arrays(ASSETS / "fashion_mnist_reference.npz"), Reference(features)
+    assert str(packaged["fingerprint"]) == features.fingerprint == features.record["fingerprint"]
+    assert reference.description == "60000 training images of fashion_mnist"
+    assert reference.moments.n == 60_000 and [part.n for part in reference.classes] == [6000] * 10
+    assert np.array_equal(reference.moments.scatter, packaged["scatter"])
     assert features.record["flips"] is False and features.record["held_out_images"] == 5000
+
+
+def test_the_packaged_classes_add_up_to_the_whole(features):
+    reference = Reference(features)
+    whole = sum(reference.classes, Moments.empty(192))
+    assert np.allclose(whole.mean, reference.moments.mean, rtol=1e-12)
+    assert np.allclose(whole.scatter, reference.moments.scatter, rtol=1e-4, atol=1e-2)  # float32 of up to 2e4
 
 
 @pytest.mark.full_data
@@ -88,10 +101,11 @@ def test_the_packaged_scorer_is_good_and_was_made_from_the_full_data(features):
 
 @pytest.mark.slow
 @pytest.mark.full_data
-def test_the_packaged_statistics_are_those_of_the_training_images(features):
-    train = fashion_mnist("nowhere").train.images
-    values, _ = features.extract(train)
-    assert frechet_distance(values, features.reference) < 1e-4
+def test_the_packaged_statistics_are_those_of_the_training_images():
+    full = ClassifierFeatures(fashion_mnist("nowhere"), CPU, CACHE)
+    found, packaged = training_arrays(full), load_arrays(ASSETS / "fashion_mnist_reference.npz")
+    for name in ("mean", "scatter", "class_mean", "class_scatter"):
+        assert np.allclose(found[name], packaged[name], rtol=1e-3, atol=1e-3 * np.abs(packaged[name]).max())
 
 
 def test_training_a_scorer_selects_on_held_out_images_and_is_repeatable():
@@ -122,96 +136,211 @@ def test_a_scorer_goes_round_and_other_files_are_refused(tmp_path):
 
 def test_other_data_gets_a_scorer_of_its_own_once(tmp_path, monkeypatch):
     first = ClassifierFeatures(toy(), CPU, cache=str(tmp_path), epochs=1)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(features_module, "train_classifier", None)  # a second training would fail
     second = ClassifierFeatures(toy(), CPU, cache=str(tmp_path), epochs=1)
     assert second.fingerprint == first.fingerprint
 
 
-def test_the_cache_key_holds_all_that_matters(monkeypatch):
+def test_the_cache_key_holds_all_that_matters(tmp_path, monkeypatch):
     keys = {data.fingerprint() for data in (toy(), toy(size=10), toy(shift=1), toy(n=50))}
-    assert len(keys) == 4
-    before = cache_key("weights", "data")
-    assert before != cache_key("other weights", "data")
-    monkeypatch.setattr(features_module, "PREPROCESSING", "resized")
-    assert before != cache_key("weights", "data")
+    assert len(keys) == 4 and toy().fingerprint() != toy().fingerprint("test")
+
+    def key(data=None, **changes):
+        features = PCAFeatures(toy() if data is None else data, CPU, str(tmp_path), components=4)
+        for name, value in changes.items():
+            setattr(features, name, value)
+        return Reference(features).key
+
+    assert key() == key()
+    assert len({key(), key(toy(shift=1)), key(fingerprint="other weights"), key(preprocessing="resized")}) == 4
+
+
+def test_what_was_computed_is_kept_and_a_damaged_file_is_made_anew(tmp_path, monkeypatch):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"x": np.arange(3)}
+
+    path = tmp_path / "deep" / "x.npz"
+    for _ in range(2):
+        assert remembered(path, "numbers", make)["x"].tolist() == [0, 1, 2]
+    assert len(calls) == 1
+    path.write_bytes(path.read_bytes()[:40])
+    assert remembered(path, "numbers", make)["x"].tolist() == [0, 1, 2] and len(calls) == 2
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    path.unlink()
+    monkeypatch.setattr(cache_module, "save_arrays", full_disk)
+    assert remembered(path, "numbers", make)["x"].tolist() == [0, 1, 2]  # it can go on without
+
+
+# ---------------------------------------------------------------------------------------------- the reference
+
+
+@pytest.mark.parametrize("n", [40, 41, 47])
+def test_streaming_in_any_batches_gives_the_same(n):
+    random = np.random.default_rng(0)
+    values, labels = random.normal(size=(n, 3)), np.arange(n) % 4
+    whole = FeatureSet.of(values, values, labels, 4)
+    parts = FeatureSet(n, 3, 4)
+    for first in range(0, n, 7):
+        part = slice(first, first + 7)
+        parts.add(values[part], values[part], labels[part])
+    assert [block.n for block in parts.blocks] == [n // 8] * 8
+    for a, b in zip(
+        [whole.moments, *whole.blocks, *whole.classes], [parts.moments, *parts.blocks, *parts.classes], strict=True
+    ):
+        assert a.n == b.n and np.allclose(a.mean, b.mean) and np.allclose(a.scatter, b.scatter)
+    assert np.array_equal(whole.features, parts.features) and np.array_equal(whole.labels, parts.labels)
+    assert np.allclose(parts.blocks[2].mean, values[2 * (n // 8) : 3 * (n // 8)].mean(axis=0))
+    assert parts.moments.n == n and np.allclose(parts.classes[1].mean, values[labels == 1].mean(axis=0))
+
+
+def test_what_is_kept_does_not_grow_with_n():
+    many = FeatureSet(KEPT + 500, 2, 0)
+    for _ in range(21):
+        many.add(np.ones((500, 2)), None, None)
+    assert len(many.features) == KEPT and many.moments.n == KEPT + 500 and many.classes is None
 
 
 def test_real_images_come_in_an_order_with_all_classes_even(features):
-    _, logits, labels = features.real()
-    for n in (10, 100, 500):
-        assert np.bincount(labels[:n], minlength=10).tolist() == [n // 10] * 10
-    assert (logits.argmax(axis=1) == labels).mean() > 0.88  # they still belong to their labels
+    reference = Reference(features)
+    for n in (10, 100, 500, 1000, 5000):
+        real = reference.real(n)
+        assert real.n == min(n, 1000)
+        assert np.bincount(real.labels, minlength=10).tolist() == [real.n // 10] * 10
+    assert (real.logits.argmax(axis=1) == real.labels).mean() > 0.88  # they still belong to their labels
+    assert even_order(torch.tensor([0, 0, 0, 1, 1, 2]), 6).tolist() == [0, 3, 5, 1, 4, 2]
+    assert even_order(None, 3).tolist() == [0, 1, 2]
 
 
-def test_real_images_score_like_the_floor(features, mini):
-    scores = score_images(mini.test.images, mini.test.labels, features, "test")
-    real = scores["real"]
-    assert real["n"] == scores["n"] == 1000 and not real["whole_test_set"]
-    assert abs(scores["fid"] - real["fid"]) < 1e-9 and scores["accuracy"] == real["accuracy"]
-    assert scores["class_accuracy"] == real["class_accuracy"]
+# ------------------------------------------------------------------------------------------- other extractors
 
 
-def test_splits_are_shuffled(features, mini):
-    """Sorted by class, the ten splits would each hold one class and the score would be near 1."""
-    order = mini.test.labels.argsort()
-    scores = score_images(mini.test.images[order], mini.test.labels[order], features, "sorted")
-    assert scores["inception_score"] > 6
+def test_pca_equals_scikit_learn(tmp_path):
+    from sklearn.decomposition import PCA
+
+    data = toy(n=200)
+    features = PCAFeatures(data, CPU, str(tmp_path), components=5)
+    pixels = data.train.images.flatten(1).double().numpy() / 255
+    oracle = PCA(5, svd_solver="full").fit(pixels)
+    found = features(data.test.images)[0].numpy()
+    expected = oracle.transform(data.test.images.flatten(1).double().numpy() / 255)
+    assert np.allclose(np.abs(found), np.abs(expected), atol=1e-9)  # the sign of a component means nothing
+    again = PCAFeatures(data, CPU, str(tmp_path), components=5)  # from the cache
+    assert np.array_equal(again(data.test.images)[0].numpy(), found)
+    with pytest.raises(ValueError, match="components=0"):
+        PCAFeatures(data, CPU, str(tmp_path), components=0)
 
 
-def test_more_images_than_the_test_set_are_marked(features, mini, tmp_path):
-    scores = score_images(mini.train.images[:1001], None, features, "training images")
-    assert scores["real"]["whole_test_set"] and scores["real"]["n"] == 1000
-    assert scores["accuracy"] is None and scores["class_accuracy"] is None
-    write_report(tmp_path, scores, {}, None)
-    text = (tmp_path / "report.md").read_text()
-    assert "the whole test set" in text and "not at the same n" in text
-    assert json.loads((tmp_path / "metrics.json").read_text())["fid"] == scores["fid"]
+def test_pca_of_large_images_finds_the_same_directions(tmp_path):
+    data = toy(n=30, size=70)  # 4,900 pixels, more than the covariance is made for
+    features = PCAFeatures(data, CPU, str(tmp_path), components=3)
+    pixels = data.train.images.flatten(1).double().numpy() / 255
+    vectors = np.linalg.svd(pixels - pixels.mean(axis=0), full_matrices=False)[2][:3]
+    assert np.allclose(np.abs(features.components @ vectors.T), np.eye(3), atol=1e-6)
+    assert len(PCAFeatures(toy(n=30), CPU, str(tmp_path)).components) == 29  # no more than there are
 
 
-def test_too_few_images_are_marked_or_refused(features, mini, tmp_path):
-    write_report(tmp_path, score_images(mini.test.images[:50], None, features, "few"), {}, None)
-    assert "this FID is unreliable" in (tmp_path / "report.md").read_text()
-    with pytest.raises(UserError, match="n=1: scores need at least 2 images"):
-        score_images(mini.test.images[:1], None, features, "one")
+def test_data_without_labels_are_scored_by_pca(tmp_path, caplog):
+    data = toy()
+    unlabelled = ImageData("toy", Images(data.train.images), Images(data.test.images), [])
+    with caplog.at_level("INFO", "diffusion"):
+        assert isinstance(automatic(unlabelled, CPU, str(tmp_path)), PCAFeatures)
+    assert "has no labels: it is scored by features=pca; Inception Score and accuracy" in caplog.text
+    with pytest.raises(UserError, match="use features=pca"):
+        ClassifierFeatures(unlabelled, CPU, str(tmp_path))
+    with pytest.raises(UserError, match=r"features.weights=x: data=toy has no labels"):
+        automatic(unlabelled, CPU, str(tmp_path), weights="x")
+    assert isinstance(automatic(fashion_mnist_mini(), CPU, CACHE), ClassifierFeatures)
 
 
-def test_quantisation_and_noise_cost(features, mini):
-    clean = score_images(mini.test.images, None, features, "clean")["fid"]
-    noise = torch.randn(mini.test.images.shape, generator=torch.Generator().manual_seed(0)) * 0.05 * 255
-    noisy = (mini.test.images + noise).round().clamp(0, 255).to(torch.uint8)
-    assert score_images(noisy, None, features, "noisy")["fid"] > 2 * clean
-    assert score_images(mini.test.images.flip(3), None, features, "mirrored")["fid"] > 2 * clean  # no flips in training
+def test_inception_without_weights_and_network_is_one_sentence(monkeypatch, tmp_path):
+    from torch_fidelity import feature_extractor_inceptionv3 as library
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(library, "load_state_dict_from_url", offline)
+    with pytest.raises(UserError, match=r"could not be downloaded \(no network\).*features.weights=FILE"):
+        InceptionFeatures(toy(), CPU, str(tmp_path))
+    with pytest.raises(UserError, match="features.weights=nowhere does not exist"):
+        InceptionFeatures(toy(), CPU, str(tmp_path), weights="nowhere")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="are not the weights of the FID InceptionV3"):
+        InceptionFeatures(toy(), CPU, str(tmp_path), weights=str(tmp_path / "other.pth"))
 
 
-def test_images_of_another_size_are_refused(features):
-    with pytest.raises(UserError, match=r"\(1, 32, 32\).*fashion_mnist_mini is \(1, 28, 28\)"):
-        score_images(torch.zeros(3, 1, 32, 32, dtype=torch.uint8), None, features, "padded")
+def test_inception_from_a_file_of_weights(monkeypatch, tmp_path):
+    """With random weights of the right shapes: the network, its resize and both outputs are the library's."""
+    from torch_fidelity import feature_extractor_inceptionv3 as library
+
+    monkeypatch.setattr(library, "load_state_dict_from_url", lambda *_, **__: {})
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, state: None)
+    torch.manual_seed(0)
+    network = library.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
+    monkeypatch.undo()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    features = InceptionFeatures(toy(), CPU, str(tmp_path), weights=str(tmp_path / "weights.pth"))
+    images = toy().train.images[:3]
+    values, logits = features(images)
+    expected = network(images.repeat(1, 3, 1, 1))
+    assert values.shape == (3, 2048) and logits.shape == (3, 1008) and not features.recognises_classes
+    assert torch.allclose(values, expected[0], atol=1e-5) and torch.allclose(logits, expected[1], atol=1e-5)
+
+
+class Halves(torch.nn.Module):
+    """A user's network: mean of the left and of the right half, and logits of two classes."""
+
+    def __init__(self, classes=0):
+        super().__init__()
+        self.head = torch.nn.Linear(2, classes) if classes else None
+
+    def forward(self, x):
+        features = torch.stack([half.mean(dim=(1, 2, 3)) for half in x.chunk(2, dim=3)], dim=1)
+        return features if self.head is None else (features, self.head(features))
+
+
+def test_a_network_of_the_user(tmp_path):
+    name = f"{__name__}.Halves"
+    features = ModuleFeatures(toy(), CPU, {"_target_": name}, str(tmp_path))
+    x = toy().train.images[:4]
+    expected = torch.stack([encode(half).mean(dim=(1, 2, 3)) for half in x.chunk(2, dim=3)], dim=1)
+    assert torch.allclose(features(x)[0], expected) and features(x)[1] is None
+    with_classes = ModuleFeatures(toy(), CPU, {"_target_": name, "classes": 2}, str(tmp_path))
+    assert with_classes.recognises_classes and with_classes(x)[1].shape == (4, 2)
+    again = ModuleFeatures(toy(), CPU, {"_target_": name, "classes": 2}, str(tmp_path))
+    assert again.fingerprint == with_classes.fingerprint != features.fingerprint  # its weights are not drawn anew
+    state = {key: value + 1 for key, value in with_classes.network.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    weights = str(tmp_path / "weights.pt")
+    other = ModuleFeatures(toy(), CPU, {"_target_": name, "classes": 2}, str(tmp_path), weights)
+    assert other.fingerprint != with_classes.fingerprint
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("network", "message"),
     [
-        ({"arr_0": np.zeros((3, 28, 28, 1))}, "it must be uint8"),
-        ({"arr_0": np.zeros(3, np.uint8)}, "it must be uint8"),
-        ({"other": np.zeros(3)}, "is no .npz with an array arr_0"),
-        ({"arr_0": np.zeros((3, 28, 28, 1), np.uint8), "arr_1": np.zeros(2, int)}, "it must be N whole numbers"),
-        ({"arr_0": np.zeros((3, 28, 28, 1), np.uint8), "arr_1": np.full(3, 10)}, "labels outside 0 … 9"),
-        ({"arr_0": np.array([{}], dtype=object)}, "is no .npz with an array arr_0"),
+        ({}, "features.network._target_ must be given"),
+        ({"_target_": "nowhere.Net"}, "_target_=nowhere.Net cannot be imported"),
+        ({"_target_": "torch.nn.Nothing"}, "cannot be imported"),
+        ({"_target_": "builtins.dict"}, "makes no torch.nn.Module"),
+        ({"_target_": f"{__name__}.Halves", "wrong": 1}, "unexpected keyword"),
+        ({"_target_": f"{__name__}.Halves", "classes": 3}, "3 logits, but data=toy has 2 classes"),
     ],
 )
-def test_bad_sample_files_are_refused(mini, tmp_path, arrays, message):
-    np.savez(tmp_path / "bad.npz", **arrays)
+def test_a_wrong_network_of_the_user_is_refused(tmp_path, network, message):
     with pytest.raises(UserError, match=message):
-        load_samples(str(tmp_path / "bad.npz"), mini)
+        ModuleFeatures(toy(), CPU, network, str(tmp_path))
 
 
-def test_samples_from_a_folder(mini, tmp_path):
-    for i, name in enumerate(("Bag", "Sneaker")):
-        (tmp_path / name).mkdir()
-        Image.fromarray(np.full((28, 28), i, np.uint8)).save(tmp_path / name / "x.png")
-    images, labels = load_samples(str(tmp_path), mini)
-    assert images.shape == (2, 1, 28, 28) and labels.tolist() == [8, 7]
-    Image.fromarray(np.zeros((30, 28), np.uint8)).save(tmp_path / "Bag" / "y.png")
-    with pytest.raises(UserError, match="differ in size"):
-        load_samples(str(tmp_path), mini)
+def test_extracting_does_not_depend_on_where_an_image_stands(features, mini):
+    order = torch.randperm(700, generator=torch.Generator().manual_seed(0))
+    found = extract_set(features, mini.test, order)
+    straight = features(mini.test.images[:700])[0].numpy()
+    assert np.allclose(found.features, straight[order.numpy()], atol=1e-4)
+    assert frechet_distance(found.moments, Moments.of(straight)) < 1e-6

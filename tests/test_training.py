@@ -4,6 +4,7 @@ import math
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from conftest import curve, same, tiny_config
@@ -106,11 +107,14 @@ def test_the_average_is_updated_once_per_optimizer_step(tmp_path):
 
 def test_previews_and_scores_do_not_touch_the_training(tmp_path):
     plain = train(tmp_path / "plain", **{"training.steps": 6})
+    random = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     watched = train(
         tmp_path / "watched",
         **{"training.steps": 6, "training.preview_every": 2, "training.evaluate_every": 3, "score.n": 10},
     )
-    assert same(plain["network"], watched["network"]) and same(plain["ema"], watched["ema"])
+    assert all(same(plain[key], watched[key]) for key in ("network", "ema", "optimizer", "sums"))
+    assert curve(tmp_path / "plain") == curve(tmp_path / "watched")
+    assert torch.equal(random[0], torch.random.get_rng_state()) and random[1] == np.random.get_state()[1].tolist()
     assert watched["best"] is not None and (tmp_path / "watched" / "best.pt").exists()
     fid = curve(tmp_path / "watched", "score/fid")
     assert list(fid) == [3, 6] and math.isclose(watched["best"], min(fid.values()), rel_tol=1e-5)

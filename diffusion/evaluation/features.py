@@ -207,9 +207,10 @@ class InceptionFeatures(Features):
         if weights is not None:
             read_state(weights)  # refuses what is no plain set of tensors before the library reads it
         try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
-            )
+            with torch.random.fork_rng(devices=[]):
+                self.network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
+                )
         except RuntimeError as error:
             raise UserError(f"features.weights={weights} are not the weights of the FID InceptionV3.") from error
         except Exception as error:  # urllib raises many kinds
@@ -254,7 +255,9 @@ class ModuleFeatures(Features):
             raise UserError("features.network._target_ must be given: the dotted name of a torch.nn.Module.")
         made_by = import_name(target)
         try:
-            self.network = made_by(**arguments)
+            with torch.random.fork_rng(devices=[]):  # one without trained weights is the same every time
+                torch.manual_seed(0)
+                self.network = made_by(**arguments)
         except TypeError as error:
             raise UserError(f"features.network={network}: {brief(error)}.") from error
         if not isinstance(self.network, nn.Module):

@@ -143,18 +143,33 @@ def diversity(moments: Moments) -> float:
 
 def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(x·y / d + 1)³ of all pairs (len(a), len(b)); cubic, so that the distance sees mean, covariance and skewness."""
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    kernel = a @ b.T
+    kernel /= a.shape[1]
+    kernel += 1
+    return kernel * kernel * kernel  # many times faster than a power
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+def kernel_distance(a: np.ndarray, b: np.ndarray, within_b: float | None = None) -> float:
     """Kernel Inception Distance (https://arxiv.org/abs/1801.01401): the squared maximum mean discrepancy of all pairs.
 
-    Unbiased, so its expectation does not depend on n, and it can be negative. Features (m, d) and (n, d), both ≥ 2.
+    Unbiased, so its expectation does not depend on n, and it can be negative.
+
+    Args:
+        a, b: features (m, d) and (n, d), m and n at least 2.
+        within_b: `mean_kernel(b)`, where it is at hand.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"{len(a)} and {len(b)} images: at least 2 of each are needed")
-    return _within(a) + _within(b) - 2 * _pair_sum(a, b) / (len(a) * len(b))
+    within_b = mean_kernel(b) if within_b is None else within_b
+    return mean_kernel(a) + within_b - 2 * _pair_sum(a, b) / (len(a) * len(b))
+
+
+def mean_kernel(x: np.ndarray) -> float:
+    """Mean of the kernel over all pairs of different images of x (n, d), n ≥ 2."""
+    if len(x) < 2:
+        raise ValueError(f"{len(x)} images: at least 2 are needed")
+    x = np.asarray(x, np.float64)
+    diagonal = ((x * x).sum(axis=1) / x.shape[1] + 1) ** 3
+    return float((_pair_sum(x, x) - diagonal.sum()) / (len(x) * (len(x) - 1)))
 
 
 def kernel_distance_subsets(
@@ -176,11 +191,6 @@ def kernel_distance_subsets(
     return float(np.mean(values)), float(np.std(values))
 
 
-def _within(x: np.ndarray) -> float:
-    diagonal = ((x * x).sum(axis=1) / x.shape[1] + 1) ** 3
-    return float((_pair_sum(x, x) - diagonal.sum()) / (len(x) * (len(x) - 1)))
-
-
 def _pair_sum(a: np.ndarray, b: np.ndarray) -> float:
     return float(sum(polynomial_kernel(part, b).sum() for part in _rows(a)))
 
@@ -194,9 +204,12 @@ def _rows(x: np.ndarray) -> Iterator[np.ndarray]:
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(len(a), len(b)); what is within rounding of zero is zero, so that copies are recognised."""
-    norms = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)
-    distances = norms - 2 * (a @ b.T)
-    distances[distances < 1e-12 * norms] = 0
+    norms_a, norms_b = (a * a).sum(axis=1)[:, None], (b * b).sum(axis=1)
+    distances = a @ b.T
+    distances *= -2
+    distances += norms_a
+    distances += norms_b
+    distances[distances < 1e-12 * (norms_a + norms_b.max())] = 0
     return distances
 
 

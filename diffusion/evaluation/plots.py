@@ -76,7 +76,7 @@ def class_bars(scores: dict[str, Any]) -> Figure:
         axes.set_title(kinds[name])
         axes.set_xticks(place, names)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(loc="lower left", framealpha=0.9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
 
 
@@ -93,8 +93,8 @@ def fid_fit(scores: dict[str, Any]) -> Figure:
         axes.plot(inverse[1:], fit["distances"], "o", color=colour, label=f"{label}: FID∞ = {fit['infinite']:.3f}")
         axes.plot(0, fit["infinite"], "*", color=colour, markersize=12)
     sizes = (scores["fid_fit"] or scores["real"]["fid_fit"])["sizes"]
-    axes.set_xticks([0, *(1 / size for size in sizes)], ["1/∞", *(f"1/{size}" for size in sizes)])
-    axes.set_xlabel("1 / number of images")
+    axes.set_xticks([0, *(1 / size for size in sizes)], ["∞", *(f"{size:,}" for size in sizes)], fontsize=9)
+    axes.set_xlabel("number of images n, at 1/n")
     axes.set_ylabel("FID")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.data import ASSETS, ImageFiles, Images
 from diffusion.evaluation.cache import Arrays, cache_key, load_arrays, remembered
 from diffusion.evaluation.features import Features
-from diffusion.evaluation.metrics import Moments, neighbour_radii
+from diffusion.evaluation.metrics import Moments, mean_kernel, neighbour_radii
 from diffusion.progress import progress_bar
 from diffusion.randomness import SPLIT, stream
 
@@ -128,7 +128,7 @@ class Reference:
         if "class_n" in moments:
             columns = zip(moments["class_n"], moments["class_mean"], moments["class_scatter"], strict=True)
             self.classes = [Moments(int(n), mean, scatter.astype(np.float64)) for n, mean, scatter in columns]
-        self.kept = stored["features"].astype(np.float64)
+        self.kept, self.mean_kernel = stored["features"].astype(np.float64), float(stored["mean_kernel"])
         self.radii = {k: stored[f"radii_{k}"] for k in (PRECISION_K, COVERAGE_K) if f"radii_{k}" in stored}
         self.kept_description = f"{len(self.kept)} training images of {data.name}"
 
@@ -144,7 +144,7 @@ class Reference:
         train = self.data.train
         order = torch.randperm(len(train), generator=stream(0, SPLIT, len(train)))
         found = extract_set(self.features, train, order if whole else order[:KEPT], "features of real images")
-        arrays: Arrays = {"features": found.features}
+        arrays: Arrays = {"features": found.features, "mean_kernel": np.array(mean_kernel(found.features))}
         for k in (PRECISION_K, COVERAGE_K):
             if k < len(found.features):
                 arrays[f"radii_{k}"] = neighbour_radii(found.features, k)

@@ -39,7 +39,7 @@ METRICS = (
     Metric("memorisation.nearer_than_real", "share nearer than 99 % of test images", "0.01", 4),
     Metric("memorisation.lonely_neighbour", "share with nearest < ½ second nearest", "as real", 4),
     Metric("memorisation.copies", "share of exact copies of training images", "0", 4),
-    Metric("repeated", "share of images that are there already", "0", 4),
+    Metric("repeated", "share of images that repeat another of the set", "0", 4),
 )
 SHORT = ("fid", "kid", "inception_score", "precision", "recall", "accuracy")
 

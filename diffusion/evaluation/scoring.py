@@ -123,7 +123,7 @@ class Scorer:
         """The scores that also have a spread over disjoint subsets."""
         reference, kept = self.reference, found.features
         scores: Scores = {"fid": frechet_distance(found.moments, reference.moments)}
-        scores["kid"] = kernel_distance(kept, reference.kept)
+        scores["kid"] = kernel_distance(kept, reference.kept, reference.mean_kernel)
         for name in ("inception_score", "inception_score_std", "precision", "recall", "density", "coverage"):
             scores[name] = None
         if found.logits is not None:
@@ -248,12 +248,13 @@ class Scorer:
         return {
             "images": source,
             "n": found.n,
+            "data": f"{data.name}, {data.fingerprint()} (train), {data.fingerprint('test')} (test)",
             "reference": self.reference.description,
             "floor": f"{real['n']} test images of {data.name}, against the same reference",
             "scorer": self.features.name,
             "features": len(self.reference.moments.mean),
             "preprocessing": self.features.preprocessing,
-            "quantisation": "uint8, rounded",
+            "quantisation": "uint8; samples of a model are rounded, then clamped",
             "neighbours": (
                 f"precision and recall with k = {PRECISION_K}, density and coverage with k = {COVERAGE_K}, KID with "
                 f"all pairs: {kept} images against {self.reference.kept_description}"

@@ -1,0 +1,278 @@
+"""Whole scores of whole sets of images: what each catches, what is left out, and that nothing is by chance."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import CACHE
+from PIL import Image
+
+from diffusion.data import ImageData, ImageFiles, Images
+from diffusion.datasets import fashion_mnist_mini
+from diffusion.errors import UserError
+from diffusion.evaluation.features import ClassifierFeatures, PCAFeatures
+from diffusion.evaluation.metrics import frechet_distance
+from diffusion.evaluation.neighbours import PixelNeighbours, memorisation
+from diffusion.evaluation.reference import even_order
+from diffusion.evaluation.samples import load_samples
+from diffusion.evaluation.scoring import Scorer, average, over_seeds
+from diffusion.pictures import save_samples
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return fashion_mnist_mini()
+
+
+@pytest.fixture(scope="module")
+def scorer(mini):
+    return Scorer(ClassifierFeatures(mini, CPU, CACHE))
+
+
+@pytest.fixture(scope="module")
+def real(scorer, mini):
+    """Scores of the test set, given as if it had been generated."""
+    return scorer.score(mini.test, "test")
+
+
+def bytes_of(pixels):
+    return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+# -------------------------------------------------------------------------------------- real images score as real
+
+
+def test_real_images_score_like_the_floor(real):
+    floor = real["real"]
+    assert (
+        floor["n"] == real["n"] == 1000
+        and not floor["whole_test_set"]
+        and real["notes"] == ["FID per class needs more than 192 images of a class, and is left out."]
+    )
+    for name in ("fid", "kid", "precision", "recall", "density", "coverage", "diversity"):
+        assert np.isclose(real[name], floor[name], rtol=1e-6), name  # the same images in another order
+    assert real["accuracy"] == floor["accuracy"] and real["class_accuracy"] == floor["class_accuracy"]
+    assert real["memorisation"] == floor["memorisation"] and real["repeated"] == 0
+    assert real["memorisation"]["nearer_than_real"] == 0.01  # by definition
+
+
+def test_the_same_images_get_the_same_digits_twice(scorer, mini, real):
+    torch.manual_seed(5), np.random.seed(5)
+    state = torch.random.get_rng_state()
+    again = Scorer(ClassifierFeatures(mini, CPU, CACHE)).score(mini.test, "test")
+    assert again == real
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_order_of_the_images_does_not_matter(scorer, mini, real):
+    """Sorted by class, unshuffled splits would each hold one class and the Inception Score would be near 1."""
+    order = mini.test.labels.argsort()
+    found = scorer.score(mini.test.subset(order), "sorted")
+    assert abs(found["inception_score"] - real["inception_score"]) < 0.3 and found["inception_score"] > 6
+    assert np.isclose(found["fid"], real["fid"], rtol=1e-6)
+    assert abs(found["fid_infinite"] - real["fid_infinite"]) < 0.1  # the blocks are random, too
+
+
+def test_the_protocol_says_how_it_was_measured(real):
+    protocol = real["protocol"]
+    assert protocol["images"] == "test" and protocol["n"] == 1000
+    assert protocol["reference"] == "60000 training images of fashion_mnist"
+    assert "1000 test images of fashion_mnist_mini" in protocol["floor"]
+    assert "weights 4ba12b5c1d4d669b" in protocol["scorer"] and "127.5" in protocol["preprocessing"]
+    assert "k = 3" in protocol["neighbours"] and "6000 training images" in protocol["neighbours"]
+
+
+# --------------------------------------------------------------------------------------- what each score catches
+
+
+def test_noise_blur_and_mirroring_are_seen_by_the_distances(scorer, mini, real):
+    noise = torch.randn(mini.test.images.shape, generator=torch.Generator().manual_seed(0))
+    for images in (
+        bytes_of(mini.test.images + 0.05 * 255 * noise),
+        bytes_of(torch.nn.functional.avg_pool2d(mini.test.images.float(), 3, 1, 1)),
+        mini.test.images.flip(3),  # the scorer was trained without flips
+    ):
+        found = scorer.score(Images(images), "faulty")
+        assert found["fid"] > 2 * real["fid"] and found["kid"] > real["kid"] + 3e-4
+
+
+def test_a_missing_class_costs_recall_but_not_precision(scorer, mini, real):
+    kept = mini.test.labels != 8
+    found = scorer.score(Images(mini.test.images[kept], mini.test.labels[kept]), "no bags")
+    assert found["recall"] < real["recall"] - 0.04 and abs(found["precision"] - real["precision"]) < 0.03
+    assert found["class_accuracy"][8] is None and found["confusion"][8] == [0] * 10
+
+
+def test_repeated_images_are_seen(scorer, mini, real):
+    few = Images(mini.test.images[:50].repeat(20, 1, 1, 1), mini.test.labels[:50].repeat(20))
+    found = scorer.score(few, "fifty images")
+    assert found["repeated"] == 0.95 and found["recall"] < 0.1 and found["coverage"] < 0.5 * real["coverage"]
+    assert found["precision"] > 0.6
+
+
+def test_copies_of_training_images_are_seen_by_nothing_but_the_neighbours(scorer, mini, real):
+    copies = mini.train.subset(even_order(mini.train.labels, 6000)[:1000])
+    found = scorer.score(copies, "copies")
+    assert found["fid"] < 1.5 * real["fid"] and found["precision"] > 0.8 and found["recall"] > 0.8 * real["recall"]
+    assert found["memorisation"]["copies"] == 1 and found["memorisation"]["nearer_than_real"] == 1
+    assert found["memorisation"]["lonely_neighbour"] > 0.95 and found["memorisation"]["nearest_distance"] == 0
+
+
+def test_wrong_labels_are_seen_by_the_accuracy_alone(scorer, mini, real):
+    found = scorer.score(Images(mini.test.images, (mini.test.labels + 1) % 10), "shifted labels")
+    assert found["accuracy"] < 0.05 and np.isclose(found["fid"], real["fid"])
+    assert found["diversity"] > 0 and np.array(found["confusion"]).sum() == 1000
+
+
+def test_fid_falls_with_n_and_its_extrapolation_hardly(scorer, mini):
+    small, large = (scorer.score(mini.test.subset(torch.arange(n)), "test") for n in (500, 1000))
+    assert small["fid"] > 1.5 * large["fid"] and small["fid"] < 3 * large["fid"]
+    assert abs(large["fid_infinite"]) < 0.5 * large["fid"]
+
+
+# --------------------------------------------------------------------------------------- what cannot be measured
+
+
+def test_more_images_than_the_test_set_are_marked(scorer, mini):
+    found = scorer.score(Images(mini.train.images[:1001]), "training images")
+    assert found["real"]["whole_test_set"] and found["real"]["n"] == 1000
+    assert found["accuracy"] is None and found["class_accuracy"] is None and found["class_diversity"] is None
+    assert any("only 1000 real test images" in note for note in found["notes"])
+    assert any("have no labels" in note for note in found["notes"])
+
+
+def test_few_images_are_marked_or_refused(scorer, mini):
+    found = scorer.score(mini.test.subset(torch.arange(50)), "few")
+    assert found["fid_infinite"] is None and found["notes"][0].startswith("n = 50 is not larger than the 192 features")
+    found = scorer.score(mini.test.subset(torch.arange(4)), "very few")
+    assert found["precision"] is None and any("need more than 5 images" in note for note in found["notes"])
+    with pytest.raises(UserError, match="n=1: scores need at least 2 images"):
+        scorer.score(mini.test.subset(torch.arange(1)), "one")
+
+
+def test_images_of_another_size_are_refused(scorer):
+    with pytest.raises(UserError, match=r"\(1, 32, 32\).*fashion_mnist_mini is \(1, 28, 28\)"):
+        scorer.score(Images(torch.zeros(3, 1, 32, 32, dtype=torch.uint8)), "padded")
+
+
+def test_features_without_classes_leave_accuracy_out(mini):
+    found = Scorer(PCAFeatures(mini, CPU, CACHE)).score(mini.test, "test")
+    assert found["inception_score"] is None and found["accuracy"] is None and found["confusion"] is None
+    assert found["class_fid"][0] > 0 and found["diversity"] > 0  # labels are known all the same
+    assert any("which these features have not" in note for note in found["notes"])
+    assert "64 principal components" in found["protocol"]["scorer"]
+
+
+def test_pca_fid_is_what_anyone_can_recompute(mini):
+    """Without our extractor, reference or cache: scikit-learn's components and the Fréchet distance of arrays."""
+    from sklearn.decomposition import PCA
+
+    train, test = (split.images.flatten(1).double().numpy() / 255 for split in (mini.train, mini.test))
+    oracle = PCA(64, svd_solver="covariance_eigh").fit(train)
+    expected = frechet_distance(oracle.transform(test), oracle.transform(train))
+    found = Scorer(PCAFeatures(mini, CPU, CACHE)).score(mini.test, "test")
+    assert np.isclose(found["fid"], expected, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- nearest neighbours
+
+
+def test_nearest_neighbours_equal_scikit_learns(mini):
+    from sklearn.neighbors import NearestNeighbors
+
+    train, queries = mini.train.subset(torch.arange(2000)), mini.test.images[:100]
+    distances, indices = PixelNeighbours(train, CPU).nearest(queries)
+    flat = train.images.flatten(1).numpy() / 255
+    oracle = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(flat)
+    expected, where = oracle.kneighbors(queries.flatten(1).numpy() / 255)
+    assert np.allclose(distances, expected, rtol=1e-6) and np.array_equal(indices, where)
+
+
+def test_chunks_do_not_matter_and_copies_are_at_zero(mini, monkeypatch):
+    train = mini.train.subset(torch.arange(500))
+    whole = PixelNeighbours(train, CPU).nearest(train.images[:20])
+    monkeypatch.setattr("diffusion.evaluation.neighbours.CHUNK", 33)
+    parts = PixelNeighbours(train, CPU)
+    for _ in range(2):  # the second time from memory
+        found = parts.nearest(train.images[:20])
+        assert torch.equal(found[0], whole[0]) and torch.equal(found[1], whole[1])
+    assert (found[0][:, 0] == 0).all() and found[1][:, 0].tolist() == list(range(20))
+
+
+def test_what_the_distances_say():
+    real = np.stack([np.arange(1.0, 101), np.arange(2.0, 102)], axis=1)
+    found = memorisation(np.array([[0, 5], [1, 1.5], [60, 200], [60, 70.0]]), real)
+    assert found == {"nearest_distance": 30.5, "nearer_than_real": 0.5, "lonely_neighbour": 0.5, "copies": 0.25}
+
+
+# ------------------------------------------------------------------------------------ seeds, and a trained classifier
+
+
+def test_several_seeds_are_averaged(scorer, mini):
+    several = [scorer.score(mini.train.subset(torch.arange(i, 1000, 2)), f"seed {i}") for i in (0, 1)]
+    both = over_seeds(several)
+    fids = [scores["fid"] for scores in several]
+    assert np.isclose(both["fid"], np.mean(fids)) and np.isclose(both["seeds"]["fid"], np.std(fids, ddof=1))
+    assert both["seeds"]["count"] == 2 and both["n"] == 500 and both["class_names"] == mini.class_names
+    assert np.isclose(both["class_accuracy"][3], np.mean([scores["class_accuracy"][3] for scores in several]))
+    assert both["real"] == several[0]["real"] and "2 samples" in both["protocol"]["seeds"]
+    assert over_seeds(several[:1]) is several[0]
+    assert average([{"a": [1, None], "b": "x"}, {"a": [2, 3], "b": "y"}]) == {"a": [1.5, None], "b": "x"}
+
+
+def test_the_classification_accuracy_score_sees_wrong_labels(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 2
+    pixels = torch.randint(0, 100, (400, 1, 8, 8), generator=generator) + 120 * labels.view(-1, 1, 1, 1)
+    split = Images(pixels.to(torch.uint8), labels)
+    data = ImageData("toy", split.subset(torch.arange(200)), split.subset(torch.arange(200, 400)), ["dark", "light"])
+    scorer = Scorer(PCAFeatures(data, CPU, str(tmp_path), components=4))
+    good = scorer.classification_accuracy(split.subset(torch.arange(100)))
+    assert good["generated"] > 0.95 and good["real"] > 0.95 and good["real_n"] == 100
+    wrong = scorer.classification_accuracy(Images(split.images[:100], 1 - labels[:100]))
+    assert wrong["generated"] < 0.05 and wrong["real"] == good["real"]
+    with pytest.raises(UserError, match="needs images with labels"):
+        scorer.classification_accuracy(Images(split.images[:100]))
+
+
+# ------------------------------------------------------------------------------------------------------- samples
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"arr_0": np.zeros((3, 28, 28, 1))}, "it must be uint8"),
+        ({"arr_0": np.zeros(3, np.uint8)}, "it must be uint8"),
+        ({"other": np.zeros(3)}, "is no .npz with an array arr_0"),
+        ({"arr_0": np.zeros((3, 28, 28, 1), np.uint8), "arr_1": np.zeros(2, int)}, "it must be N whole numbers"),
+        ({"arr_0": np.zeros((3, 28, 28, 1), np.uint8), "arr_1": np.full(3, 10)}, "labels outside 0 … 9"),
+        ({"arr_0": np.zeros((3, 32, 32, 1), np.uint8)}, "32×32 pixels with 1 channels.*28×28 with 1"),
+        ({"arr_0": np.zeros((3, 28, 28, 3), np.uint8)}, "28×28 pixels with 3 channels.*28×28 with 1"),
+        ({"arr_0": np.array([{}], dtype=object)}, "is no .npz with an array arr_0"),
+    ],
+)
+def test_bad_sample_files_are_refused(mini, tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        load_samples(str(tmp_path / "bad.npz"), mini)
+
+
+def test_a_folder_of_images_scores_as_the_same_images_in_a_file(scorer, mini, tmp_path):
+    few = mini.test.subset(torch.arange(60))
+    save_samples(tmp_path / "few.npz", few.images, few.labels)
+    for i in range(60):
+        target = tmp_path / "pngs" / mini.class_names[few.labels[i]] / f"{i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(few.images[i, 0].numpy()).save(target)
+    file, folder = (load_samples(str(tmp_path / name), mini) for name in ("few.npz", "pngs"))
+    assert isinstance(folder, ImageFiles) and sorted(folder.labels.tolist()) == sorted(file.labels.tolist())
+    a, b = scorer.score(file, "x"), scorer.score(folder, "x")
+    assert np.isclose(a["fid"], b["fid"]) and a["class_accuracy"] == b["class_accuracy"]
+    assert a["memorisation"] == b["memorisation"]
+    Image.fromarray(np.zeros((30, 28), np.uint8)).save(tmp_path / "pngs" / "Bag" / "y.png")
+    with pytest.raises(UserError, match=r"y.png: 30×28 pixels"):
+        load_samples(str(tmp_path / "pngs"), mini)
+    (tmp_path / "pngs" / "Bag" / "y.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"y.png cannot be read"):
+        load_samples(str(tmp_path / "pngs"), mini)
