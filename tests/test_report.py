@@ -11,13 +11,21 @@ from conftest import CACHE
 
 from diffusion.data import Images
 from diffusion.datasets import fashion_mnist_mini
-from diffusion.evaluation import plots
+from diffusion.evaluation import plots, scoring
 from diffusion.evaluation.features import ClassifierFeatures
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import comparison, markdown_table, summary, write_report
 from diffusion.evaluation.scoring import Scorer, over_seeds
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_subsets():
+    """KID over 100 subsets takes most of the time; here nothing depends on their number."""
+    number, scoring.SUBSETS = scoring.SUBSETS, 3
+    yield
+    scoring.SUBSETS = number
 
 
 @pytest.fixture(scope="module")

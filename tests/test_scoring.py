@@ -9,6 +9,7 @@ from PIL import Image
 from diffusion.data import ImageData, ImageFiles, Images
 from diffusion.datasets import fashion_mnist_mini
 from diffusion.errors import UserError
+from diffusion.evaluation import scoring
 from diffusion.evaluation.features import ClassifierFeatures, PCAFeatures
 from diffusion.evaluation.metrics import frechet_distance
 from diffusion.evaluation.neighbours import PixelNeighbours, memorisation
@@ -18,6 +19,14 @@ from diffusion.evaluation.scoring import Scorer, average, over_seeds
 from diffusion.pictures import save_samples
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_subsets():
+    """KID over 100 subsets takes most of the time; here nothing depends on their number."""
+    number, scoring.SUBSETS = scoring.SUBSETS, 3
+    yield
+    scoring.SUBSETS = number
 
 
 @pytest.fixture(scope="module")

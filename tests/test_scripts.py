@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, curve, same
+from conftest import CACHE, ROOT, curve, same
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TINY = ("model.width=8", "model.groups=4", "model.head_width=8", "training.batch_size=8", "device=cpu")
-FAST = (*TINY, "training.steps=6", "training.log_every=2", "preview.steps=2", "score.n=20", "score.held_out=16")
+SCORED = f"features.cache={CACHE}"
+FAST = (*TINY, SCORED, "training.steps=6", "training.log_every=2", "preview.steps=2", "score.n=20", "score.held_out=16")
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +86,35 @@ def test_sampling(trained, run, tmp_path):
 
 
 def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
-    run("evaluate.py", f"checkpoint={trained}", "n=30", "sampler.steps=2", "hydra.run.dir=model")
-    scores = json.loads((tmp_path / "model" / "metrics.json").read_text())
-    assert scores["n"] == 30 and "2 steps" in scores["protocol"]["images"]
-    assert "test images" in (tmp_path / "model" / "report.md").read_text()
-    run("evaluate.py", "samples=model/samples.npz", "data=fashion_mnist_mini", "hydra.run.dir=file")
-    again = json.loads((tmp_path / "file" / "metrics.json").read_text())
-    assert all(scores[key] == again[key] for key in ("fid", "inception_score", "accuracy", "real"))
+    drawn = ("n=30", "sampler.steps=2", "repeats=2", SCORED)
+    run("evaluate.py", f"checkpoint={trained}", *drawn, "hydra.run.dir=model")
+    both = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert both["n"] == 30 and "2 steps" in both["protocol"]["images"] and both["seeds"]["count"] == 2
+    assert both["settings"]["evaluations"] == 4 and both["settings"]["guidance"] == 2  # guided: two for each step
+    text = (tmp_path / "model" / "report.md").read_text()
+    assert "test images" in text and "±" in text and "sampling seeds" in text
+    assert "data:image/png" in (tmp_path / "model" / "report.html").read_text()
+    assert {"grid.png", "neighbours.png", "confusion.png"} <= {path.name for path in (tmp_path / "model").iterdir()}
+    events = EventAccumulator(str(tmp_path / "model")).Reload().Tags()
+    assert "score/fid" in events["scalars"] and "score/neighbours" in events["images"]
+    names = ("model/samples.npz", "model/samples_seed1.npz")
+    given = ("data=fashion_mnist_mini", SCORED)
+    run("evaluate.py", f"samples=[{','.join(names)}]", *given, "hydra.run.dir=file")
+    sets = json.loads((tmp_path / "file" / "metrics.json").read_text())["sets"]
+    assert [one["name"] for one in sets] == list(names)
+    assert np.isclose(np.mean([one["fid"] for one in sets]), both["fid"], rtol=1e-12)
+    assert "model/samples_seed1.npz, n = 30" in (tmp_path / "file" / "report.md").read_text()
+    assert (tmp_path / "file" / "confusion_2.png").exists()
+    scores = sets[0]
     with np.load(tmp_path / "model" / "samples.npz") as file:
         for i, image in enumerate(file["arr_0"]):
             target = tmp_path / "pngs" / "Bag" / f"{i}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[:, :, 0]).save(target)
-    run("evaluate.py", "samples=pngs", "data=fashion_mnist_mini", "hydra.run.dir=folder")
+    run("evaluate.py", "samples=pngs", *given, "features=pca", "hydra.run.dir=pca")
+    pca = json.loads((tmp_path / "pca" / "metrics.json").read_text())
+    assert pca["fid"] > 0 and pca["inception_score"] is None and pca["accuracy"] is None
+    run("evaluate.py", "samples=pngs", *given, "hydra.run.dir=folder")
     folder = json.loads((tmp_path / "folder" / "metrics.json").read_text())
     assert abs(folder["fid"] - scores["fid"]) < 1e-6 * scores["fid"]
 
@@ -136,6 +154,13 @@ WRONG = [
     ("evaluate.py", ["checkpoint=RUN", "n=0"], "n=0"),
     ("evaluate.py", ["samples=text.pt", "data=fashion_mnist_mini"], "samples=text.pt is no .npz"),
     ("evaluate.py", ["samples=x.npz", "n=5"], "n=5 says how to draw from a checkpoint"),
+    ("evaluate.py", ["samples=[]"], "samples=[]: give one or more files or folders"),
+    ("evaluate.py", ["samples=[a.npz,a.npz]"], "give one or more files or folders, each once"),
+    ("evaluate.py", ["samples=[nowhere.npz]"], "samples=nowhere.npz: no such file or folder"),
+    ("evaluate.py", ["checkpoint=RUN", "repeats=0"], "repeats=0 at least 1"),
+    ("evaluate.py", ["checkpoint=RUN", "features=inception", "features.weights=no"], "features.weights=no does not"),
+    ("evaluate.py", ["checkpoint=RUN", "features=module"], "features.network._target_ must be given"),
+    ("evaluate.py", ["checkpoint=RUN", "features=module", "features.network._target_=os.system"], "makes no torch.nn"),
 ]
 
 
@@ -192,6 +217,36 @@ def test_a_sweep_with_a_failing_job(run, tmp_path):
     failed = next(path for path in folders if path.name == table[2]["folder"])
     assert "Traceback" in (failed / "train.log").read_text()  # in its own log, not on the screen
     assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_of_samplers_and_scales_draws_curves(trained, run, tmp_path):
+    given = (f"checkpoint='{trained}'", "n=20", SCORED, "sampler=ddim,ddpm", "sampler.steps=1,2", "guidance.scale=1,2")
+    done = run("evaluate.py", "-m", *given)
+    (sweep,) = (tmp_path / "outputs" / "sweep").iterdir()
+    assert "curves.png" in done.stdout
+    with Image.open(sweep / "curves.png") as picture:
+        assert picture.width > 800 and len(picture.convert("RGB").getcolors(10**6)) > 10
+    assert "curves" in EventAccumulator(str(sweep)).Reload().Tags()["images"]
+    with open(sweep / "leaderboard.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 8 and all(0 <= float(row["recall"]) <= 1 for row in table)
+
+
+def test_a_network_of_the_user_from_the_working_directory(trained, run, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Pool(torch.nn.Module):\n"
+        "    def __init__(self, size=2):\n"
+        "        super().__init__()\n"
+        "        self.pool = torch.nn.AdaptiveAvgPool2d(size)\n"
+        "    def forward(self, x):\n"
+        "        return self.pool(x)\n"
+    )
+    mine = ("features=module", "features.network._target_=mine.Pool", "+features.network.size=3")
+    run("evaluate.py", f"checkpoint={trained}", "n=20", "sampler.steps=2", *mine, "hydra.run.dir=here")
+    scores = json.loads((tmp_path / "here" / "metrics.json").read_text())
+    assert scores["protocol"]["features"] == 9 and scores["protocol"]["scorer"].startswith("mine.Pool")
+    assert scores["inception_score"] is None and scores["fid"] > scores["real"]["fid"]
 
 
 def test_other_working_directories_and_help(run, tmp_path):
@@ -291,7 +346,8 @@ def test_colour_images_without_labels(run, tmp_path):
         Image.fromarray(generator.integers(0, 256, (20 + i, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     options = ("data=image_folder", f"data.root={folder}", "data.image_size=16", "guidance=none")
     done = run("train.py", *FAST, *options, "hydra.run.dir=run")
-    assert "Scores are left out" in done.stderr
+    assert "it is scored by features=pca" in done.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["fid"] > 0
     run("sample.py", "checkpoint=run", "n=3", "sampler.steps=2", "hydra.run.dir=drawn")
     with np.load(tmp_path / "drawn" / "samples.npz") as file:
         assert file["arr_0"].shape == (3, 16, 16, 3)

@@ -174,7 +174,8 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[
         with safe_open(path, framework="pt") as file:
             record = json.loads(file.metadata()["record"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        classifier = Classifier(record["channels"], len(record["class_names"]))
+        with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and nobody else's draws may shift
+            classifier = Classifier(record["channels"], len(record["class_names"]))
         classifier.load_state_dict(state)
     except FileNotFoundError as error:
         raise UserError(
