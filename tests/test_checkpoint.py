@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import compose, tiny_config
 from omegaconf import OmegaConf
 
 from diffusion import build, checkpoint, trained
@@ -95,8 +95,6 @@ def test_the_model_comes_back_with_its_own_schedule_and_weights(finished):
 
 
 def resumed(saved, *overrides):
-    from conftest import compose
-
     return build.resumed_config(saved, OmegaConf.create(compose("train", *overrides)), overrides)
 
 
@@ -109,3 +107,18 @@ def test_resuming_takes_length_and_logging_and_refuses_the_rest():
     for override in ("schedule=linear", "objective=epsilon", "model.width=16", "optimizer.lr=1", "experiment=base"):
         with pytest.raises(UserError, match=f"resume: '{override}'"):
             resumed(saved, override)
+
+
+def test_a_resumed_run_imports_no_code_that_its_checkpoint_names():
+    saved = build.plain(OmegaConf.create(compose("train")))
+    saved["features"] = {
+        "_target_": "diffusion.evaluation.features.ModuleFeatures",
+        "network": {"_target_": "antigravity.Net"},
+        "weights": None,
+        "cache": "data/cache",
+    }
+    with pytest.raises(UserError, match=r"scored by code of its owner, features.network._target_=antigravity.Net"):
+        resumed(saved, "training.steps=99")
+    assert "network" not in resumed(saved, "features=auto")["features"]
+    trusted = resumed(saved, "features=module", "features.network._target_=mine.Net")
+    assert trusted["features"]["network"]["_target_"] == "mine.Net"

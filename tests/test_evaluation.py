@@ -328,7 +328,7 @@ def test_a_network_of_the_user(tmp_path):
         ({}, "features.network._target_ must be given"),
         ({"_target_": "nowhere.Net"}, "_target_=nowhere.Net cannot be imported"),
         ({"_target_": "torch.nn.Nothing"}, "cannot be imported"),
-        ({"_target_": "builtins.dict"}, "makes no torch.nn.Module"),
+        ({"_target_": "builtins.dict"}, "is no torch.nn.Module"),
         ({"_target_": f"{__name__}.Halves", "wrong": 1}, "unexpected keyword"),
         ({"_target_": f"{__name__}.Halves", "classes": 3}, "3 logits, but data=toy has 2 classes"),
     ],

@@ -71,6 +71,7 @@ def test_scripts_start_without_torch(script):
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in top if isinstance(node, ast.ImportFrom)}
     assert names <= {
+        "collections.abc",
         "logging",
         "os",
         "pathlib",

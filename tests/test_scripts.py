@@ -49,7 +49,9 @@ def test_training_leaves_what_it_should(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["status"] == "finished" and metrics["n"] == 20 == metrics["real"]["n"] and metrics["step"] == 6
     assert 0 <= metrics["accuracy"] <= 1 and metrics["fid"] > metrics["real"]["fid"] > 0
-    assert len(list(trained.glob("events*"))) == 1 and not [path for path in trained.iterdir() if path.is_dir()]
+    assert len(list(trained.rglob("events*"))) == 1
+    pictures = re.findall(r"!\[.*\]\((.*?)\)", (trained / "report.md").read_text())
+    assert len(pictures) >= 4 and all((trained / name).exists() for name in pictures)
     assert "resume=" in (trained / "train.log").read_text()
 
 
@@ -160,7 +162,7 @@ WRONG = [
     ("evaluate.py", ["checkpoint=RUN", "repeats=0"], "repeats=0 at least 1"),
     ("evaluate.py", ["checkpoint=RUN", "features=inception", "features.weights=no"], "features.weights=no does not"),
     ("evaluate.py", ["checkpoint=RUN", "features=module"], "features.network._target_ must be given"),
-    ("evaluate.py", ["checkpoint=RUN", "features=module", "features.network._target_=os.system"], "makes no torch.nn"),
+    ("evaluate.py", ["checkpoint=RUN", "features=module", "features.network._target_=os.system"], "is no torch.nn"),
 ]
 
 

@@ -253,22 +253,22 @@ class ModuleFeatures(Features):
         target = arguments.pop("_target_", None)
         if not isinstance(target, str):
             raise UserError("features.network._target_ must be given: the dotted name of a torch.nn.Module.")
-        made_by = import_name(target)
+        kind = import_name(target)
+        if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+            raise UserError(f"features.network._target_={target} is no torch.nn.Module.")
         try:
             with torch.random.fork_rng(devices=[]):  # one without trained weights is the same every time
                 torch.manual_seed(0)
-                self.network = made_by(**arguments)
+                self.network = kind(**arguments)
         except TypeError as error:
             raise UserError(f"features.network={network}: {brief(error)}.") from error
-        if not isinstance(self.network, nn.Module):
-            raise UserError(f"features.network._target_={target} makes no torch.nn.Module.")
         if weights is not None:
             try:
                 self.network.load_state_dict(read_state(weights))
             except RuntimeError as error:
                 raise UserError(f"features.weights={weights} do not fit {target} ({brief(error)}).") from error
         self.network.to(device)
-        self.fingerprint = cache_key(target, arguments, state_hash(self.network), source(type(self.network)))
+        self.fingerprint = cache_key(target, arguments, state_hash(self.network), source(kind))
         self.name = f"{target}, {self.fingerprint}"
         probe = self.extract(data.train.select(torch.arange(2))[0])
         self.recognises_classes = probe[1] is not None
