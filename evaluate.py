@@ -50,32 +50,30 @@ def main(cfg: DictConfig) -> float:
     extra: dict[str, Any] = {"overrides": given}
     sets: Iterator = from_samples(cfg, device, given) if cfg.samples is not None else from_model(cfg, device, extra)
     tracker = Tracker(folder)
-    results: list[tuple[str, list]] = []  # the sets of images by name, each with scores of one or more seeds
+    found: dict[str, list] = {}  # name of a set of images → its scores, of one or more seeds
+    shown: dict[str, tuple] = {}  # → what to draw, of the first seed
     pictures: list[tuple[str, str]] = []
     try:
         for name, images, source, scorer in sets:
             scores = scorer.score(images, source, progress=True)
+            shown.setdefault(name, (images, scorer, scorer.nearest))
             if cfg.classification_accuracy:
                 scores["classification_accuracy"] = scorer.classification_accuracy(images)
-            if results and results[-1][0] == name:
-                results[-1][1].append(scores)
-                continue
-            results.append((name, [scores]))
-            suffix = "" if len(results) == 1 else f"_{len(results)}"
-            found = illustrate(folder, scorer, images, scores, tracker, extra.get("step", 0), suffix)
-            pictures += [
-                (file, f"{name}: {caption}" if cfg.samples is not None else caption) for file, caption in found
-            ]
-        names, merged = [name for name, _ in results], [over_seeds(several) for _, several in results]
-        tracker.scalars(
-            {f"score/{metric.key}": value_of(merged[0], metric.key) for metric in METRICS}, extra.get("step", 0)
-        )
+            found.setdefault(name, []).append(scores)
+        names, merged, step = list(found), [over_seeds(several) for several in found.values()], extra.get("step", 0)
+        for number, (name, scores) in enumerate(zip(names, merged, strict=True), start=1):
+            images, scorer, nearest = shown[name]
+            suffix, prefix = f"_{number}" if number > 1 else "", f"{name}: " if len(names) > 1 else ""
+            drawn = illustrate(folder, scorer, images, scores, nearest, tracker, step, suffix)
+            pictures += [(file, prefix + caption) for file, caption in drawn]
+        tracker.scalars({f"score/{metric.key}": value_of(merged[0], metric.key) for metric in METRICS}, step)
     finally:
         tracker.close()
     write_report(folder, merged, extra, pictures, names)
     log.info("Scored %s.\n%s", merged[0]["protocol"]["images"] if len(merged) == 1 else names, summary(merged, names))
-    for note in merged[0]["notes"]:
-        log.info("%s", note)
+    for name, scores in zip(names, merged, strict=True):
+        for note in scores["notes"]:
+            log.info("%s%s", f"{name}: " if len(names) > 1 else "", note)
     log.info("The report is %s, and the same as one file to mail: %s", folder / "report.md", folder / "report.html")
     return float(merged[0]["fid"])
 
@@ -99,6 +97,9 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
     else:
         data = build.build(cfg.data, "data")
     loaded = [load_samples(place, data) for place in places]  # all of them first: what is wrong is told at once
+    for place, images in zip(places, loaded, strict=True):
+        if cfg.classification_accuracy and images.labels is None:
+            raise UserError(f"classification_accuracy=true needs images with labels: samples={place} has none.")
     scorer = build.build_scorer(cfg.features, data, device)
     for place, images in zip(places, loaded, strict=True):
         yield place, images, f"samples={place}", scorer
@@ -118,6 +119,8 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
     data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
     if model.guidance.conditional and data.class_names != model.class_names:
         raise UserError(f"data={data.name} has other classes than those this model draws: choose data with the same.")
+    if cfg.classification_accuracy and not model.guidance.conditional:
+        raise UserError("classification_accuracy=true needs images with labels: this model was trained without.")
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
     scorer = build.build_scorer(cfg.features, data, device)  # before the long part
     weights = "averaged weights" if cfg.averaged else "weights"
@@ -128,6 +131,8 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         "steps": sampler.steps,
         "evaluations": sampler.steps * model.guidance.passes,
         "guidance": model.guidance.scale,
+        "seed": cfg.seed,
+        "weights": weights,
     }
     for seed in range(cfg.seed, cfg.seed + cfg.repeats):
         labels = model.labels(cfg.n)

@@ -133,8 +133,8 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
                 f"resume: '{override}' would change what this run is trained with ({key} is {shown}); only the length, "
                 "the logging and the device may change. Start a new run for it."
             )
-    if "network" in config.features and "features.network._target_" not in given:
-        name = config.features.network._target_
+    name = OmegaConf.select(config, "features.network._target_")
+    if name is not None and "features.network._target_" not in given:
         raise UserError(
             f"resume: this run is scored by code of its owner, features.network._target_={name}: if you trust it, "
             f"add features=module features.network._target_={name}, or else features=auto."

@@ -1,6 +1,7 @@
 """Where the computation runs, and how: precision, memory layout, compilation, threads."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -71,3 +72,16 @@ class Device:
         name = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else ""
         where = f"{self.torch_device} {name}".strip()
         return f"{where}, {'bf16' if self.autocasts else 'fp32'}, {torch.get_num_threads()} CPU threads"
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Without TF32 meanwhile: scores must not depend on which GPU they were computed on."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

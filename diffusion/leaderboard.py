@@ -9,6 +9,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from diffusion.evaluation.report import COMPARABLE
 from diffusion.files import replacing
 
 COLUMNS = (
@@ -57,7 +58,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         metrics = json.loads(path.read_text())
         row = {name: metrics.get(name) for name in COLUMNS}
         how = metrics.get("protocol") or {}
-        row["protocol"] = "; ".join(str(how[key]) for key in ("scorer", "reference") if key in how)
+        row["protocol"] = "; ".join(str(how[key]) for key in COMPARABLE if key in how)
         found.append({**row, "folder": path.parent.name, "overrides": " ".join(metrics.get("overrides") or [])})
     found.sort(
         key=lambda row: (

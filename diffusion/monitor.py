@@ -105,7 +105,9 @@ class Monitor:
             f"seed {self.seed}"
         )
         self.scores = self.scorer.score(images, source)
-        self.pictures = illustrate(self.folder / "scores", self.scorer, images, self.scores, self.tracker, step)
+        self.pictures = illustrate(
+            self.folder / "scores", self.scorer, images, self.scores, self.scorer.nearest, self.tracker, step
+        )
         self.pictures = [(f"scores/{name}", caption) for name, caption in self.pictures]
         write_report(self.folder, [self.scores], {"status": "training", "step": step}, self.pictures)
         return {f"score/{metric.key}": value_of(self.scores, metric.key) for metric in METRICS}

@@ -72,7 +72,7 @@ class Sampler:
 
     def describe(self) -> str:
         """For reports."""
-        return f"{type(self).__name__}, {self.steps} steps"
+        return f"{type(self).__name__}, {self.steps} steps{'' if self.clip else ', not clipped'}"
 
     @torch.no_grad()
     def sample(
@@ -136,7 +136,8 @@ class DDIM(Sampler):
         self.eta, self.variance = eta, variance
 
     def describe(self) -> str:
-        return f"{super().describe()}, eta {self.eta:g}"
+        drawn = ", forward variance" if self.variance == "forward" and self.eta else ""
+        return f"{super().describe()}, eta {self.eta:g}{drawn}"
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
         x_0 = denoise(x_t, t)

@@ -156,6 +156,19 @@ def test_the_cache_key_holds_all_that_matters(tmp_path, monkeypatch):
     assert len({key(), key(toy(shift=1)), key(fingerprint="other weights"), key(preprocessing="resized")}) == 4
 
 
+def test_a_scorer_whose_folder_cannot_be_written_is_used_all_the_same(tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    features = ClassifierFeatures(toy(), CPU, str(tmp_path / "cache"), epochs=1)
+    assert features(toy().test.images)[0].shape == (20, 192) and "could not be kept" in caplog.text
+
+
+def test_renamed_classes_get_a_scorer_of_their_own(tmp_path):
+    ClassifierFeatures(toy(), CPU, str(tmp_path), epochs=1)
+    renamed = toy()
+    renamed.class_names = ["black", "white"]
+    assert ClassifierFeatures(renamed, CPU, str(tmp_path), epochs=1).record["class_names"] == ["black", "white"]
+
+
 def test_what_was_computed_is_kept_and_a_damaged_file_is_made_anew(tmp_path, monkeypatch):
     calls = []
 
@@ -214,7 +227,8 @@ def test_real_images_come_in_an_order_with_all_classes_even(features):
         assert real.n == min(n, 1000)
         assert np.bincount(real.labels, minlength=10).tolist() == [real.n // 10] * 10
     assert (real.logits.argmax(axis=1) == real.labels).mean() > 0.88  # they still belong to their labels
-    assert even_order(torch.tensor([0, 0, 0, 1, 1, 2]), 6).tolist() == [0, 3, 5, 1, 4, 2]
+    uneven = torch.tensor([0] * 90 + [1] * 10)
+    assert uneven[even_order(uneven, 100)][:30].sum() == 3  # every class in its proportion
     assert even_order(None, 3).tolist() == [0, 1, 2]
 
 
@@ -271,7 +285,7 @@ def test_inception_without_weights_and_network_is_one_sentence(monkeypatch, tmp_
     with pytest.raises(UserError, match="features.weights=nowhere does not exist"):
         InceptionFeatures(toy(), CPU, str(tmp_path), weights="nowhere")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="are not the weights of the FID InceptionV3"):
+    with pytest.raises(UserError, match="are not those of the FID InceptionV3"):
         InceptionFeatures(toy(), CPU, str(tmp_path), weights=str(tmp_path / "other.pth"))
 
 
@@ -291,6 +305,22 @@ def test_inception_from_a_file_of_weights(monkeypatch, tmp_path):
     expected = network(images.repeat(1, 3, 1, 1))
     assert values.shape == (3, 2048) and logits.shape == (3, 1008) and not features.recognises_classes
     assert torch.allclose(values, expected[0], atol=1e-5) and torch.allclose(logits, expected[1], atol=1e-5)
+
+
+def test_a_file_that_is_weights_to_one_reader_and_code_to_another_is_harmless(tmp_path):
+    """The library unpickles the file it is given; it must only ever see tensors that were read safely."""
+    from safetensors.torch import save
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    torch.save({"a": Bomb()}, tmp_path / "bomb.pth")
+    (tmp_path / "both.safetensors").write_bytes(save({"a": torch.zeros(1)}) + (tmp_path / "bomb.pth").read_bytes())
+    for name in ("bomb.pth", "both.safetensors"):
+        with pytest.raises(UserError, match=r"features.weights="):
+            InceptionFeatures(toy(), CPU, str(tmp_path), weights=str(tmp_path / name))
+    assert not (tmp_path / "exploded").exists()
 
 
 class Halves(torch.nn.Module):

@@ -65,6 +65,8 @@ def test_sets_of_different_n_are_marked(scored, tmp_path):
     assert heads == ["score", "better", "a.npz, n = 600", "real, n = 600", "b/, n = 400 †", "real, n = 400 †"]
     assert all(len(row) == len(heads) for row in rows)
     accuracy = next(row for row in rows if row[0].startswith("accuracy"))
+    fid = next(row for row in rows if row[0] == "FID")
+    assert fid[2] == f"{sets[0]['fid']:.3f} ({sets[0]['fid'] / sets[0]['real']['fid']:.3g}×)"
     assert accuracy[4] == "–" and float(accuracy[5]) > 0.8  # the unlabelled set has none, real images have
     write_report(tmp_path, sets, {}, names=names)
     text = (tmp_path / "report.md").read_text()
@@ -89,12 +91,14 @@ def test_seeds_give_a_spread(scorer, mini):
     several = [scorer.score(mini.train.subset(torch.arange(i, 800, 2)), "x") for i in (0, 1)]
     both = over_seeds(several)
     assert cells(summary([both]), "FID")[2] == f"{both['fid']:.3f} ± {both['seeds']['fid']:.3f}"
+    assert "±" not in cells(summary([both]), "Inception Score")[3]  # real images have no seeds
+    assert both["seeds"]["memorisation.nearest_distance"] >= 0
 
 
 def test_the_report_is_whole(scorer, scored, tmp_path):
     images = scored[0][0]
     scores = scorer.score(images, "first")
-    pictures = illustrate(tmp_path, scorer, images, scores)
+    pictures = illustrate(tmp_path, scorer, images, scores, scorer.nearest)
     write_report(tmp_path, [scores], {"step": 3}, pictures)
     assert [name for name, _ in pictures] == [
         "grid.png",
@@ -123,7 +127,7 @@ def test_the_page_in_a_browser(scorer, mini, tmp_path):
     images = mini.test.subset(torch.arange(400))
     scores = scorer.score(images, "<b>not markup</b>")
     folder = tmp_path / "made"
-    write_report(folder, [scores], {}, illustrate(folder, scorer, images, scores))
+    write_report(folder, [scores], {}, illustrate(folder, scorer, images, scores, scorer.nearest))
     page = tmp_path / "mailed.html"
     # Pictures report their own size into the title once all is loaded.
     probe = (
@@ -146,7 +150,7 @@ def test_the_page_in_a_browser(scorer, mini, tmp_path):
 # --------------------------------------------------------------------------------------------------- curves
 
 
-def job(sampler, steps, guidance, fid, n=1000, **more):
+def job(sampler, steps, guidance, fid, n=1000, how=None, **more):
     real = {"n": n, "fid": 0.1, "recall": 0.8, "inception_score": 8.0, "accuracy": 0.92}
     settings = {
         "checkpoint": "run",
@@ -154,20 +158,13 @@ def job(sampler, steps, guidance, fid, n=1000, **more):
         "steps": steps,
         "evaluations": steps * (1 if guidance == 1 else 2),
         "guidance": guidance,
+        "seed": 0,
+        "weights": "averaged weights",
+        **(how or {}),
     }
     protocol = {"scorer": "s", "reference": "r"}
     scores = {"fid": fid, "recall": 0.5, "inception_score": 7.0, "accuracy": 0.9, "n": n, "protocol": protocol}
     return {"status": "finished", "settings": settings, "real": real, **scores, **more}
-
-
-def lines(figure):
-    """{title: {label: (x values, y values)}} of what is drawn."""
-    return {
-        axes.get_title(): {
-            line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()
-        }
-        for axes in figure.axes
-    }
 
 
 def test_curves_against_evaluations_and_guidance():
@@ -190,6 +187,17 @@ def test_curves_against_evaluations_and_guidance():
 def test_curves_of_runs_that_do_not_compare_are_marked():
     figure = plots.sweep_curves([job("DDIM", 5, 1, 1.0), job("DDIM", 10, 1, 1.0, n=500)])
     assert "not comparable" in figure.axes[0].get_title()
+
+
+def test_runs_of_different_models_are_different_lines():
+    jobs = [job("DDIM", steps, 1, 1.0, how={"checkpoint": name}) for name in "ab" for steps in (5, 10)]
+    drawn = {line.get_label(): list(line.get_xdata()) for line in plots.sweep_curves(jobs).axes[0].get_lines()}
+    assert drawn["DDIM, guidance 1, checkpoint a"] == drawn["DDIM, guidance 1, checkpoint b"] == [5, 10]
+
+
+def test_a_sweep_of_guidance_alone_has_no_panels_of_evaluations():
+    figure = plots.sweep_curves([job("DDIM", 5, scale, 1.0) for scale in (1, 2)])
+    assert {axes.get_xlabel() for axes in figure.axes} == {"guidance scale"}
 
 
 def test_no_curves_where_nothing_was_swept():

@@ -11,9 +11,11 @@ from diffusion.datasets import fashion_mnist_mini
 from diffusion.errors import UserError
 from diffusion.evaluation import scoring
 from diffusion.evaluation.features import ClassifierFeatures, PCAFeatures
+from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.metrics import frechet_distance
 from diffusion.evaluation.neighbours import PixelNeighbours, memorisation
 from diffusion.evaluation.reference import even_order
+from diffusion.evaluation.report import write_report
 from diffusion.evaluation.samples import load_samples
 from diffusion.evaluation.scoring import Scorer, average, over_seeds
 from diffusion.pictures import save_samples
@@ -182,6 +184,35 @@ def test_pca_fid_is_what_anyone_can_recompute(mini):
     expected = frechet_distance(oracle.transform(test), oracle.transform(train))
     found = Scorer(PCAFeatures(mini, CPU, CACHE)).score(mini.test, "test")
     assert np.isclose(found["fid"], expected, rtol=1e-4)
+
+
+def test_the_floor_has_the_classes_in_their_own_proportions(tmp_path):
+    """Random images of data with uneven classes score like real ones, not better."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(n):
+        labels = (torch.rand(n, generator=generator) < 0.1).long()
+        pixels = torch.randint(0, 100, (n, 1, 6, 6), generator=generator) + 150 * labels.view(-1, 1, 1, 1)
+        return Images(pixels.to(torch.uint8), labels)
+
+    data = ImageData("uneven", draw(2000), draw(1000), ["many", "few"])
+    scorer = Scorer(PCAFeatures(data, CPU, str(tmp_path), components=4))
+    found = scorer.score(draw(300), "others")
+    assert 0.2 < found["fid"] / found["real"]["fid"] < 5 or found["fid"] < found["real"]["fid"] + 0.01
+    assert not any("other proportions" in note for note in found["notes"])
+    even = draw(3000)
+    order = torch.cat([torch.where(even.labels == k)[0][:150] for k in (0, 1)])
+    found = scorer.score(even.subset(order), "even")
+    assert found["fid"] > 5 * found["real"]["fid"] and any("other proportions" in note for note in found["notes"])
+
+
+def test_hardly_any_images_without_class_probabilities_still_make_a_report(mini, tmp_path):
+    scorer = Scorer(PCAFeatures(mini, CPU, CACHE))
+    few = mini.test.subset(even_order(mini.test.labels, 1000)[:10])
+    scores = scorer.score(few, "one of each class")
+    assert scores["class_diversity"] == [None] * 10
+    write_report(tmp_path, [scores], {}, illustrate(tmp_path, scorer, few, scores, scorer.nearest))
+    assert "## Classes" not in (tmp_path / "report.md").read_text()
 
 
 # ---------------------------------------------------------------------------------------------- nearest neighbours

@@ -221,6 +221,7 @@ def test_a_sweep_with_a_failing_job(run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_of_samplers_and_scales_draws_curves(trained, run, tmp_path):
     given = (f"checkpoint='{trained}'", "n=20", SCORED, "sampler=ddim,ddpm", "sampler.steps=1,2", "guidance.scale=1,2")
     done = run("evaluate.py", "-m", *given)
@@ -262,7 +263,13 @@ def test_other_working_directories_and_help(run, tmp_path):
 def start(tmp_path, *arguments):
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},  # as in `run`: other threads add up in another order
     )
 
 

@@ -6,6 +6,7 @@ see mirrored samples), and the epoch is selected on a held-out part of the train
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,12 @@ def state_hash(network: nn.Module) -> str:
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def recipe() -> str:
+    """A hash of how a `Classifier` is built and trained when nothing is said: part of the keys of what is cached."""
+    code = "".join(inspect.getsource(part) for part in (Classifier, train_classifier))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.data import ASSETS, ImageData, encode
+from diffusion.device import exact_float32
 from diffusion.errors import UserError, brief
 from diffusion.evaluation.cache import cache_key, remembered
 from diffusion.evaluation.classifier import (
     forward_frozen,
     load_classifier,
+    recipe,
     save_classifier,
     state_hash,
     train_classifier,
@@ -69,7 +72,7 @@ class Features:
                 f"The images are {tuple(images.shape[1:])} (channels, height, width), but data={self.data.name} is "
                 f"{expected}: score them against their own data."
             )
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32():
             features, logits = self.extract(images)
         return features.cpu(), None if logits is None else logits.cpu()
 
@@ -121,11 +124,17 @@ class ClassifierFeatures(Features):
             path = ASSETS / f"{data.packaged_scorer}_scorer.safetensors"
             self.packaged = data.packaged_scorer
         else:
-            path = self.cache / f"scorer_{cache_key(self.preprocessing, data.fingerprint(), epochs)}.safetensors"
-            if not path.exists():
-                log.info("Training a scoring classifier for data=%s, once; it will be kept as %s.", data.name, path)
-                save_classifier(path, *train_classifier(data, device, epochs=epochs, log=log_epoch))
-        self.classifier, self.record = load_classifier(path, device)
+            key = cache_key(self.preprocessing, data.fingerprint(), data.class_names, recipe(), epochs)
+            path = self.cache / f"scorer_{key}.safetensors"
+        if weights is None and not path.exists():
+            log.info("Training a scoring classifier for data=%s, once; it will be kept as %s.", data.name, path)
+            self.classifier, self.record = train_classifier(data, device, epochs=epochs, log=log_epoch)
+            try:
+                save_classifier(path, self.classifier, self.record)
+            except Exception as error:  # safetensors raises a kind of its own for a folder that cannot be written
+                log.warning("The scoring classifier could not be kept as %s (%s).", path, brief(error))
+        else:
+            self.classifier, self.record = load_classifier(path, device)
         if self.record["class_names"] != data.class_names or self.record["channels"] != data.channels:
             raise UserError(
                 f"features.weights={path} was made for {self.record['data']}, whose classes or channels are not "
@@ -189,7 +198,7 @@ class InceptionFeatures(Features):
     the scores; the library does the resizing.
 
     Args:
-        weights: the library's file pt_inception-2015-12-05, or None to download it.
+        weights: the library's file weights-inception-2015-12-05-6726825d.pth, or None to download it.
     """
 
     preprocessing = "grey repeated to RGB; bilinear to 299×299 in the TensorFlow 1 manner; (uint8 − 128) / 128"
@@ -204,21 +213,22 @@ class InceptionFeatures(Features):
             raise UserError(
                 'features=inception needs the library torch-fidelity: pip install -e ".[inception]".'
             ) from error
-        if weights is not None:
-            read_state(weights)  # refuses what is no plain set of tensors before the library reads it
-        try:
-            with torch.random.fork_rng(devices=[]):
-                self.network = FeatureExtractorInceptionV3(
-                    "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
-                )
-        except RuntimeError as error:
-            raise UserError(f"features.weights={weights} are not the weights of the FID InceptionV3.") from error
-        except Exception as error:  # urllib raises many kinds
-            raise UserError(
-                f"features=inception: the weights could not be downloaded ({brief(error)}); fetch "
-                "weights-inception-2015-12-05-6726825d.pth from torch-fidelity's releases and give it as "
-                "features.weights=FILE."
-            ) from error
+        layers = ("inception-v3-compat", ["2048", "logits_unbiased"])
+        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+            path = None
+            if weights is not None:  # the library would run code from the file, so it gets a copy of the tensors alone
+                path = str(Path(folder) / "weights.pth")
+                torch.save(read_state(weights), path)
+            try:
+                self.network = FeatureExtractorInceptionV3(*layers, feature_extractor_weights_path=path)
+            except Exception as error:  # urllib raises many kinds, and PyTorch one for tensors that do not fit
+                if weights is not None:
+                    raise UserError(f"features.weights={weights} are not those of the FID InceptionV3.") from error
+                raise UserError(
+                    f"features=inception: the weights could not be downloaded ({brief(error)}); fetch "
+                    "weights-inception-2015-12-05-6726825d.pth from torch-fidelity's releases and give it as "
+                    "features.weights=FILE."
+                ) from error
         self.network.to(device)
         self.fingerprint = state_hash(self.network)
         self.name = f"InceptionV3 (torch-fidelity), weights {self.fingerprint}"
@@ -258,7 +268,7 @@ class ModuleFeatures(Features):
             raise UserError(f"features.network._target_={target} is no torch.nn.Module.")
         try:
             with torch.random.fork_rng(devices=[]):  # one without trained weights is the same every time
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)
                 self.network = kind(**arguments)
         except TypeError as error:
             raise UserError(f"features.network={network}: {brief(error)}.") from error
@@ -268,7 +278,7 @@ class ModuleFeatures(Features):
             except RuntimeError as error:
                 raise UserError(f"features.weights={weights} do not fit {target} ({brief(error)}).") from error
         self.network.to(device)
-        self.fingerprint = cache_key(target, arguments, state_hash(self.network), source(kind))
+        self.fingerprint = cache_key(target, arguments, state_hash(self.network), source(self.network))
         self.name = f"{target}, {self.fingerprint}"
         probe = self.extract(data.train.select(torch.arange(2))[0])
         self.recognises_classes = probe[1] is not None
@@ -292,13 +302,14 @@ class ModuleFeatures(Features):
 def import_name(name: str) -> Any:
     """What a dotted name leads to; modules in the working directory count."""
     module, _, inner = name.rpartition(".")
-    sys.path.insert(0, str(Path.cwd()))
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         return getattr(importlib.import_module(module), inner)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"features.network._target_={name} cannot be imported ({brief(error)}).") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(here)
 
 
 def read_state(path: str) -> dict[str, Tensor]:
@@ -318,12 +329,19 @@ def read_state(path: str) -> dict[str, Tensor]:
     return state
 
 
-def source(kind: type) -> str:
-    """The code of a class, so that what was cached is not taken for another version's; "" where it is not to be had."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
+def source(network: nn.Module) -> list[str]:
+    """The files that define a network's parts (but PyTorch's own), so that what was cached is not taken for another
+    version's. Functions that they import from elsewhere are not covered.
+    """
+    kinds = {type(part).__module__: type(part) for part in network.modules()}
+    files = []
+    for name, kind in sorted(kinds.items()):
+        if name.split(".")[0] != "torch":
+            try:
+                files.append(Path(inspect.getsourcefile(kind) or "").read_text())
+            except (OSError, TypeError):
+                files.append(name)
+    return files
 
 
 def log_epoch(epoch: int, scores: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from diffusion.data import ImageFiles, Images
 from diffusion.evaluation import plots
@@ -20,6 +21,7 @@ def illustrate(
     scorer: Scorer,
     images: Images | ImageFiles,
     scores: dict[str, Any],
+    nearest: tuple[Tensor, Tensor] | None,
     tracker: Tracker | None = None,
     step: int = 0,
     suffix: str = "",
@@ -28,9 +30,10 @@ def illustrate(
 
     Args:
         folder: of the report.
-        scorer: that gave the scores, to these images last.
+        scorer: that gave the scores.
         images: the set.
         scores: of the set.
+        nearest: `scorer.nearest` of these images.
         tracker: takes the figures, too.
         step: of the training, for the tracker.
         suffix: of the file names, where a report has several sets.
@@ -42,10 +45,10 @@ def illustrate(
     save_picture(folder / f"grid{suffix}.png", class_grid(first, labels, scorer.data.class_names))
     made = [(f"grid{suffix}.png", "The first images, as they come")]
     figures: list[tuple[str, str, Figure]] = []
-    if scorer.neighbours is not None:
+    if nearest is not None:
         caption = "Generated images over their nearest training images; numbers are distances of pixels in [0, 1]"
-        figures.append(("neighbours", caption, neighbour_figure(scorer, images)))
-    if scores["class_accuracy"] or scores["class_diversity"]:
+        figures.append(("neighbours", caption, neighbour_figure(scorer, images, *nearest)))
+    if any(value is not None for name in plots.CLASS_SCORES for value in scores[name] or ()):
         figures.append(("classes", "Each class, generated beside real", plots.class_bars(scores)))
     if scores["confusion"]:
         figures.append(
@@ -65,16 +68,14 @@ def illustrate(
     return made
 
 
-def neighbour_figure(scorer: Scorer, images: Images | ImageFiles) -> Figure:
+def neighbour_figure(scorer: Scorer, images: Images | ImageFiles, distances: Tensor, indices: Tensor) -> Figure:
     """A few images and the most suspicious ones (nearest compared with their second neighbour), over their nearest."""
-    assert scorer.neighbours is not None and scorer.nearest is not None
-    distances, indices = scorer.nearest
     suspicion = distances[:, 0] / distances[:, 1].clamp(min=1e-9)
     rows = []
     for title, chosen in (
         ("the first images", torch.arange(min(SHOWN, len(images)))),
         ("those that stand out most: smallest ratio of nearest to second nearest", suspicion.argsort()[:SHOWN]),
     ):
-        nearest = scorer.neighbours.train.select(indices[chosen, 0])[0]
+        nearest = scorer.data.train.select(indices[chosen, 0])[0]
         rows.append((title, images.select(chosen)[0], nearest, distances[chosen, 0].tolist()))
     return plots.neighbours(rows)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data import ImageFiles, Images
+from diffusion.data import Images
+from diffusion.device import exact_float32
 
 CHUNK = 10_000  # training images compared at once
 ROWS = 1000
@@ -21,16 +22,26 @@ class PixelNeighbours:
     Candidates are found in float32 and their distances then computed exactly, so copies have distance 0.
 
     Args:
-        train: the images a model may have learned by heart, in memory or in files.
+        train: the images a model may have learned by heart.
         device: where the distances are computed.
     """
 
-    def __init__(self, train: Images | ImageFiles, device: torch.device) -> None:
+    def __init__(self, train: Images, device: torch.device) -> None:
         self.train, self.device = train, device
         self._chunks: list[tuple[Tensor, Tensor]] | None = None
 
     def nearest(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Distances float64 (b, 2), the smaller first, and indices (b, 2), of uint8 images (b, C, H, W)."""
+        with exact_float32():
+            index = self._candidates(images)
+        neighbours = self.train.select(index.flatten())[0].view(len(images), 2, -1)
+        difference = neighbours.double() - images.cpu().flatten(1).double().unsqueeze(1)
+        distance = difference.square().sum(dim=2).sqrt() / 255
+        distance, order = distance.sort(dim=1, stable=True)
+        return distance, index.gather(1, order)
+
+    def _candidates(self, images: Tensor) -> Tensor:
+        """Indices (b, 2) of the two nearest, by float32 distances."""
         x = images.to(self.device).flatten(1).float() / 255
         x -= 0.5  # smaller numbers, smaller rounding
         best = torch.full((len(x), 2), float("inf"), device=self.device)
@@ -42,12 +53,7 @@ class PixelNeighbours:
             values, found = torch.cat([best, values], dim=1), torch.cat([index, found + first], dim=1)
             best, order = values.topk(2, dim=1, largest=False)
             index, first = found.gather(1, order), first + len(y)
-        index = index.cpu()
-        neighbours = self.train.select(index.flatten())[0].view(len(x), 2, -1)
-        difference = neighbours.double() - images.cpu().flatten(1).double().unsqueeze(1)
-        distance = difference.square().sum(dim=2).sqrt() / 255
-        distance, order = distance.sort(dim=1, stable=True)
-        return distance, index.gather(1, order)
+        return index.cpu()
 
     def _training_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels (chunk, D) and half their squared norms (1, chunk); kept in memory up to a gigabyte."""

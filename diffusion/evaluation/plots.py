@@ -10,10 +10,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffusion.evaluation.report import COMPARABLE
 from diffusion.files import replacing
 from diffusion.pictures import tile
 
 GENERATED, REAL = "tab:blue", "tab:orange"
+CLASS_SCORES = {
+    "class_accuracy": "accuracy",
+    "class_fid": "FID per class, lower is better",
+    "class_diversity": "diversity: distance of two images",
+}
 
 
 def save_figure(path: Path, figure: Figure) -> None:
@@ -53,16 +59,7 @@ def confusion(scores: dict[str, Any]) -> Figure:
 
 def class_bars(scores: dict[str, Any]) -> Figure:
     """What each class scores, generated beside real."""
-    kinds = {
-        "class_accuracy": "accuracy",
-        "class_fid": "FID per class, lower is better",
-        "class_diversity": "diversity: distance of two images",
-    }
-    shown = [
-        name
-        for name in kinds
-        if any(value is not None for value in scores[name] or ()) and scores["real"][name] is not None
-    ]
+    shown = [name for name in CLASS_SCORES if any(value is not None for value in scores[name] or ())]
     names = scores["class_names"]
     figure = Figure(figsize=(9, 2.6 * len(shown)), layout="constrained")
     place = np.arange(len(names))
@@ -71,9 +68,9 @@ def class_bars(scores: dict[str, Any]) -> Figure:
             (scores[name], -0.2, GENERATED, "generated"),
             (scores["real"][name], 0.2, REAL, "real test images"),
         ):
-            heights = [np.nan if value is None else value for value in values]
+            heights = [np.nan if value is None else value for value in values or [None] * len(names)]
             axes.bar(place + shift, heights, 0.4, color=colour, label=label)
-        axes.set_title(kinds[name])
+        axes.set_title(CLASS_SCORES[name])
         axes.set_xticks(place, names)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -140,7 +137,8 @@ def sweep_curves(jobs: Sequence[dict[str, Any]]) -> Figure | None:
         ("evaluations", ("fid", "recall")),
         ("guidance", ("fid", "inception_score", "accuracy", "recall")),
     ):
-        if len({job["settings"][setting] for job in done}) > 1:
+        swept = "steps" if setting == "evaluations" else setting
+        if len({job["settings"][swept] for job in done}) > 1:
             panels += [(setting, name) for name in names if any(job.get(name) is not None for job in done)]
     if not panels:
         return None
@@ -175,18 +173,21 @@ LABELS = {
 def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) -> None:
     """One score against one setting; a line for every combination of the rest, and real images as a level."""
     lines: dict[str, list[tuple[float, float]]] = {}
+    rest = [other for other in ("checkpoint", "weights", "seed") if len({job["settings"][other] for job in jobs}) > 1]
     for job in jobs:
         how = job["settings"]
-        other = f"guidance {how['guidance']:g}" if setting == "evaluations" else f"{how['steps']} steps"
+        held = f"guidance {how['guidance']:g}" if setting == "evaluations" else f"{how['steps']} steps"
+        label = ", ".join([how["sampler"], held, *(f"{other} {how[other]}" for other in rest)])
+        if len({_protocol(other) for other in jobs}) > 1:
+            label += f", n = {job['n']}, {job['protocol']['scorer'][:30]}"
         if job.get(name) is not None:
-            lines.setdefault(f"{how['sampler']}, {other}", []).append((how[setting], job[name]))
+            lines.setdefault(label, []).append((how[setting], job[name]))
     for label, points in sorted(lines.items()):
         axes.plot(*zip(*sorted(points), strict=True), "o-", label=label, markersize=4)
     levels = {(job["real"][name], job["real"]["n"]) for job in jobs if job["real"].get(name) is not None}
     for level, n in sorted(levels):
         axes.axhline(level, linestyle=":", color="grey", label=f"real test images, n = {n}")
-    counts = {(job["n"], job["protocol"]["scorer"], job["protocol"]["reference"]) for job in jobs}
-    mark = "" if len(counts) == 1 else "\n(runs differ in n or protocol: not comparable)"
+    mark = "" if len({_protocol(job) for job in jobs}) == 1 else "\n(runs differ in n or protocol: not comparable)"
     axes.set_xlabel(LABELS[setting])
     axes.set_title(LABELS[name] + mark, fontsize=10)
     if setting == "evaluations":
@@ -197,3 +198,8 @@ def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) 
     if name == "fid":
         axes.set_yscale("log")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _protocol(job: dict[str, Any]) -> tuple:
+    """What must be the same for scores to compare."""
+    return job["n"], *(job["protocol"].get(key) for key in COMPARABLE)

@@ -151,7 +151,7 @@ class Reference:
         return {**arrays, **(_statistics(self.features, found) if whole else {})}
 
     def real(self, n: int) -> FeatureSet:
-        """n test images (at most as many as there are, and KEPT) in random order, all classes evenly."""
+        """n test images (at most as many as there are, and KEPT) in random order, every class in its proportion."""
         data = self.data
         path = self.features.cache / f"test_{self.key}_{data.fingerprint('test')}.npz"
         n = min(n, len(data.test), KEPT)
@@ -174,14 +174,15 @@ class Reference:
 
 
 def even_order(labels: Tensor | None, n: int) -> Tensor:
-    """An order (n,) of images whose beginnings hold all classes evenly, as far as there are enough of each."""
+    """An order (n,) of images whose beginnings hold every class in its proportion."""
     if labels is None:
         return torch.arange(n)
     labels = labels.cpu()
-    rank = torch.zeros(n, dtype=torch.long)  # of each image among those of its class
+    place = torch.zeros(n, dtype=torch.float64)  # of each image among those of its class, from 0 to 1
     for k in labels.unique().tolist():
-        rank[labels == k] = torch.arange(int((labels == k).sum()))
-    return torch.argsort(rank, stable=True)
+        count = int((labels == k).sum())
+        place[labels == k] = (torch.arange(count) + 0.5).double() / count
+    return torch.argsort(place, stable=True)
 
 
 def training_arrays(features: Features) -> Arrays:

@@ -41,6 +41,7 @@ METRICS = (
     Metric("memorisation.copies", "share of exact copies of training images", "0", 4),
     Metric("repeated", "share of images that repeat another of the set", "0", 4),
 )
+COMPARABLE = ("scorer", "preprocessing", "reference", "neighbours")  # of the protocol: what, with n, must be the same
 SHORT = ("fid", "kid", "inception_score", "precision", "recall", "accuracy")
 
 
@@ -54,16 +55,14 @@ def value_of(scores: Scores, key: str) -> Any:
     return scores
 
 
-def number(scores: Scores, metric: Metric) -> str:
-    """A score as text, with its spread where it has one."""
+def number(scores: Scores, metric: Metric, seeds: Scores | None = None) -> str:
+    """A score as text, with its spread: over the seeds where there are several, else the score's own."""
     value = value_of(scores, metric.key)
     if value is None:
         return "–"
     scale = 1000 if metric.key.startswith("kid") else 1
     text = f"{value * scale:.{metric.digits}f}"
-    spread = scores.get("seeds", {}).get(metric.key)
-    if spread is None:
-        spread = scores.get(f"{metric.key}_std")
+    spread = scores.get(f"{metric.key}_std") if seeds is None else scores.get("seeds", {}).get(metric.key)
     return text if spread is None else f"{text} ± {spread * scale:.{metric.digits}f}"
 
 
@@ -89,7 +88,7 @@ def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str]
     for scores, name in zip(sets, names, strict=True):
         mark = " †" if scores["n"] != sets[0]["n"] else ""
         heads += [f"{name}, n = {scores['n']:,}{mark}"]
-        if len(sets) == 1 or _last_of_its_n(sets, scores):
+        if _last_of_its_n(sets, scores):
             real = scores["real"]
             heads += [f"real{' (whole test set)' if real['whole_test_set'] else ''}, n = {real['n']:,}{mark}"]
     if len(sets) == 1:
@@ -100,9 +99,11 @@ def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str]
             continue
         row = [metric.name, metric.better]
         for scores in sets:
-            row.append(number(scores, metric))
-            if len(sets) == 1 or _last_of_its_n(sets, scores):
-                row.append(number(scores["real"], metric))
+            seeds, times = scores.get("seeds"), ratio(scores, metric)
+            inside = f" ({times}{'' if times == '†' else '×'})" if times and len(sets) > 1 else ""
+            row.append(number(scores, metric, seeds) + inside)
+            if _last_of_its_n(sets, scores):
+                row.append(number(scores["real"], metric, seeds))
         if len(sets) == 1:
             row.append(ratio(sets[0], metric))
         rows.append(row)
@@ -140,6 +141,8 @@ def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequen
         pictures: (file name, caption), all in the report's folder.
     """
     blocks = [Block("heading", "Scores"), _table(*comparison(sets, names))]
+    if len(sets) > 1:
+        blocks.append(Block("text", "In brackets: generated divided by real, at the same n."))
     if any(scores["n"] != sets[0]["n"] for scores in sets):
         blocks.append(
             Block(
@@ -152,14 +155,14 @@ def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequen
         prefix = f"{name}: " if len(sets) > 1 else ""
         blocks += [Block("text", prefix + note) for note in scores["notes"]]
         if scores.get("seeds"):
-            blocks.append(
-                Block("text", f"{prefix}± is the standard deviation over {scores['seeds']['count']} sampling seeds.")
-            )
+            text = f"{prefix}± is the standard deviation over {scores['seeds']['count']} sampling seeds."
+            blocks.append(Block("text", f"{text} The images shown are those of the first."))
         elif scores.get("inception_score_std") is not None:
-            splits = scores["protocol"]["inception_score_splits"]
-            blocks.append(
-                Block("text", f"{prefix}± of the Inception Score is the standard deviation over its {splits} splits.")
+            splits, subsets = (scores["protocol"][key] for key in ("inception_score_splits", "kid_subsets"))
+            text = (
+                f"{prefix}± of the Inception Score is the standard deviation over its {splits} splits, that of KID over"
             )
+            blocks.append(Block("text", f"{text} {subsets}."))
     blocks += [Block("picture", caption, [[file]]) for file, caption in pictures]
     for scores, name in zip(sets, names, strict=True):
         blocks += _details(scores, f" of {name}" if len(sets) > 1 else "")
@@ -192,9 +195,9 @@ def _details(scores: Scores, of: str) -> list[Block]:
                 rows.append([metric.name, *(_plus_minus(one.get(metric.key), metric) for one in columns)])
         blocks += [Block("heading", f"Spread over disjoint subsets{of}"), _table(heads, rows)]
         blocks.append(Block("text", "Mean ± standard deviation. Scores that depend on n are those of the smaller n."))
-    if scores["class_accuracy"] or scores["class_diversity"]:
-        names = {"class_accuracy": "accuracy", "class_fid": "FID", "class_diversity": "diversity"}
-        shown = [key for key in names if scores[key] and any(value is not None for value in scores[key])]
+    names = {"class_accuracy": "accuracy", "class_fid": "FID", "class_diversity": "diversity"}
+    shown = [key for key in names if any(value is not None for value in scores[key] or ())]
+    if shown:
         heads = ["class", *(f"{names[key]}{side}" for key in shown for side in ("", " of real"))]
         rows = [
             [name, *(_entry(one.get(key), k) for key in shown for one in (scores, real))]

@@ -1,5 +1,6 @@
 """Images that somebody generated, from an .npz file or a folder, as a split to be scored."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from diffusion.data import ImageData, ImageFiles, Images, find_images
 from diffusion.errors import UserError, brief
 
+log = logging.getLogger("diffusion")
+
 
 def load_samples(where: str, data: ImageData) -> Images | ImageFiles:
     """The images in `where`, uint8 (n, C, H, W), with labels where they are known.
@@ -15,7 +18,7 @@ def load_samples(where: str, data: ImageData) -> Images | ImageFiles:
     Args:
         where: an .npz with `arr_0`, uint8 (N, H, W, C) or (N, H, W), and perhaps `arr_1`, labels (N,); or a folder of
             images, in which subfolders that are all named like classes of the data give the labels. A folder's
-            images stay in their files until they are asked for.
+            images stay in their files until they are asked for; colour is converted to grey where the data is.
         data: whose size and classes they must have.
     """
     path = Path(where)
@@ -35,7 +38,7 @@ def load_samples(where: str, data: ImageData) -> Images | ImageFiles:
         raise UserError(f"samples={where}: arr_0 is {pixels.dtype} {pixels.shape}; it must be uint8 (N, H, W, C).")
     _check_size(where, data, pixels.shape[1:3], pixels.shape[3])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    if numbers is None:
+    if numbers is None or not data.class_names:
         return Images(images)
     if numbers.shape != (len(pixels),) or not np.issubdtype(numbers.dtype, np.integer):
         raise UserError(f"samples={where}: arr_1 is {numbers.dtype} {numbers.shape}; it must be N whole numbers.")
@@ -56,8 +59,11 @@ def _folder(path: Path, data: ImageData) -> ImageFiles:
             raise UserError(f"The image {file} cannot be read ({brief(error)}): mend or remove it.") from error
         _check_size(str(file), data, size, data.channels)
     folders = [file.relative_to(path).parts[0] for file in paths]
-    known = all(name in data.class_names for name in folders)
-    labels = torch.tensor([data.class_names.index(name) for name in folders]) if known else None
+    known = [name in data.class_names for name in folders]
+    if any(known) and not all(known):
+        stray = sorted({name for name, good in zip(folders, known, strict=True) if not good})
+        log.warning("samples=%s: %s is no class of data=%s, so the images have no labels.", path, stray[0], data.name)
+    labels = torch.tensor([data.class_names.index(name) for name in folders]) if all(known) else None
     return ImageFiles(paths, labels, data.image_size, data.channels)
 
 

@@ -27,7 +27,16 @@ from diffusion.evaluation.metrics import (
     precision_recall,
 )
 from diffusion.evaluation.neighbours import ROWS, PixelNeighbours, memorisation
-from diffusion.evaluation.reference import COVERAGE_K, KEPT, PRECISION_K, FeatureSet, Reference, even_order, extract_set
+from diffusion.evaluation.reference import (
+    COVERAGE_K,
+    KEPT,
+    PRECISION_K,
+    FeatureSet,
+    Reference,
+    block_count,
+    even_order,
+    extract_set,
+)
 from diffusion.progress import progress_bar
 from diffusion.randomness import SPLIT, stream
 
@@ -102,8 +111,9 @@ class Scorer:
             fit = frechet_distance_infinite(found.blocks, reference.moments)
             scores["fid_infinite"] = fit.infinite
             scores["fid_fit"] = {**fit._asdict(), "residual": fit.residual}
+        if block_count(*kept.shape) > 1:
             scores["spread"] = self._spread(found)
-        subsets = kernel_distance_subsets(kept, reference.kept, SUBSETS, SUBSET_SIZE)
+        subsets = kernel_distance_subsets(kept, reference.kept, SUBSETS, self._subset_size(found))
         scores["kid_subsets"], scores["kid_subsets_std"] = subsets
         for name in ("class_accuracy", "confusion", "class_fid", "diversity", "class_diversity"):
             scores[name] = None
@@ -118,6 +128,10 @@ class Scorer:
                 pairs = zip(found.classes, reference.classes, strict=True)
                 scores["class_fid"] = [_class_distance(made, real) for made, real in pairs]
         return scores
+
+    def _subset_size(self, found: FeatureSet) -> int:
+        """Of KID's subsets: at most half of what there is, since their spread should say something."""
+        return max(2, min(SUBSET_SIZE, len(found.features) // 2, len(self.reference.kept) // 2))
 
     def _scalars(self, found: FeatureSet) -> Scores:
         """The scores that also have a spread over disjoint subsets."""
@@ -140,7 +154,7 @@ class Scorer:
 
     def _spread(self, found: FeatureSet) -> Scores:
         """Mean and standard deviation (n − 1) over disjoint subsets of the images whose features were kept."""
-        count = len(found.blocks)
+        count = block_count(*found.features.shape)
         size, several = len(found.features) // count, []
         for i in range(count):
             part = slice(i * size, (i + 1) * size)
@@ -196,7 +210,7 @@ class Scorer:
         was trained in the same way on as many real training images.
         """
         from diffusion.data import ImageData
-        from diffusion.evaluation.classifier import train_classifier
+        from diffusion.evaluation.classifier import recipe, train_classifier
 
         data, n = self.data, len(images)
         if images.labels is None or not data.class_names:
@@ -208,7 +222,8 @@ class Scorer:
             return float(train_classifier(one, self.features.device)[1]["test_accuracy"])  # type: ignore[arg-type]
 
         real = data.train.subset(even_order(data.train.labels, len(data.train))[:n])
-        path = self.features.cache / f"trained_on_real_{cache_key(data.fingerprint(), data.fingerprint('test'), n)}.npz"
+        key = cache_key(data.fingerprint(), data.fingerprint("test"), recipe(), n)
+        path = self.features.cache / f"trained_on_real_{key}.npz"
         found = remembered(
             path, "accuracy after training on real images", lambda: {"accuracy": np.array(test_accuracy(real, "real"))}
         )
@@ -223,8 +238,8 @@ class Scorer:
             notes.append(f"n = {n} is not larger than the {d} features, so the FID is unreliable.")
         if real["whole_test_set"]:
             notes.append(
-                f"There are only {real['n']} real test images, so the real column is not at the same n, and no ratios "
-                "of the scores that depend on n are given."
+                f"There are only {real['n']} real test images, so the real column is not at the same n; † stands where "
+                "a ratio would mislead."
             )
         if scores["fid_infinite"] is None:
             notes.append(f"FID∞ and the spread over subsets need more than {2 * d} images, and are left out.")
@@ -234,6 +249,17 @@ class Scorer:
             notes.append("These images have no labels, so the scores per class and the accuracy are left out.")
         elif not self.features.recognises_classes:
             notes.append("These features come from a network with other classes, so the accuracy is left out.")
+        if found.labels is not None and n >= 20 * len(self.data.class_names):
+            real_labels = np.empty(0, int) if self.data.train.labels is None else self.data.train.labels.cpu().numpy()
+            share, real_share = (
+                np.bincount(labels, minlength=len(self.data.class_names)) / max(1, len(labels))
+                for labels in (found.labels, real_labels)
+            )
+            if np.abs(share - real_share).sum() > 0.1:
+                notes.append(
+                    "The classes of these images stand in other proportions than those of the training images, which "
+                    "worsens the scores that compare whole sets."
+                )
         if scores["class_fid"] and all(value is None for value in scores["class_fid"]):
             notes.append(f"FID per class needs more than {d} images of a class, and is left out.")
         if scores["memorisation"] is None:
@@ -259,9 +285,13 @@ class Scorer:
                 f"precision and recall with k = {PRECISION_K}, density and coverage with k = {COVERAGE_K}, KID with "
                 f"all pairs: {kept} images against {self.reference.kept_description}"
             ),
-            "kid_subsets": f"{SUBSETS} of {min(SUBSET_SIZE, kept, len(self.reference.kept))} images",
+            "kid_subsets": f"{SUBSETS} of {self._subset_size(found)} images",
             "inception_score_splits": min(SPLITS, found.n),
-            "copies": f"all images against the {len(data.train)} training images of {data.name}, in pixels",
+            "copies": (
+                "not looked for"
+                if self.neighbours is None
+                else f"all images against the {len(data.train)} training images of {data.name}, in pixels"
+            ),
         }
 
 
@@ -290,13 +320,20 @@ def over_seeds(several: list[Scores]) -> Scores:
         return several[0]
     result = average(several)
     result["protocol"]["seeds"] = f"means over {len(several)} samples with different seeds"
-    names = [name for name, value in several[0].items() if isinstance(value, float)]
-    result["seeds"] = {
-        "count": len(several),
-        **{
-            name: float(np.std([scores[name] for scores in several], ddof=1))
-            for name in names
-            if all(scores[name] is not None for scores in several)
-        },
-    }
+    result["seeds"] = {"count": len(several)}
+    flat = [flattened(scores) for scores in several]
+    for name in flat[0]:
+        values = [scores.get(name) for scores in flat]
+        if None not in values:
+            result["seeds"][name] = float(np.std(values, ddof=1))  # type: ignore[arg-type]
     return result
+
+
+def flattened(scores: Scores) -> dict[str, float]:
+    """The scores that are one number each, with dotted names for those one level down."""
+    inner = {
+        f"{group}.{name}": value
+        for group in ("memorisation", "classification_accuracy")
+        for name, value in (scores.get(group) or {}).items()
+    }
+    return {name: value for name, value in {**scores, **inner}.items() if isinstance(value, float)}
