@@ -87,7 +87,7 @@ def train_scorer(cfg: DictConfig) -> float:
     from diffusion import build, settings
     from diffusion.evaluation.cache import save_arrays
     from diffusion.evaluation.classifier import save_classifier
-    from diffusion.evaluation.features import ClassifierFeatures, log_epoch
+    from diffusion.evaluation.features.classifier import ClassifierFeatures, log_epoch
     from diffusion.evaluation.reference import training_arrays
     from diffusion.tracking import Tracker
 

@@ -17,7 +17,8 @@ from torch.nn.functional import avg_pool2d, pad
 
 from diffusion.data import ImageData, Images
 from diffusion.datasets import fashion_mnist
-from diffusion.evaluation.features import ClassifierFeatures, PCAFeatures
+from diffusion.evaluation.features.classifier import ClassifierFeatures
+from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.metrics import frechet_distance
 from diffusion.evaluation.reference import Reference, even_order, extract_set
 from diffusion.evaluation.report import markdown_table, value_of
@@ -109,9 +110,9 @@ def main() -> None:
         rows.append([name, *cells, f"{frechet_distance(found.moments, pixels.moments):.3f}"])
         print(f"{' | '.join(rows[-1])}   ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
     table = markdown_table(["images", *COLUMNS, "FID, features=pca"], rows)
-    marks = r"(<!-- made by benchmarks/sensitivity.py -->\n).*?(\n<!-- end -->)"
-    text, found = re.subn(marks, lambda m: m[1] + table + m[2], PAGE.read_text(), flags=re.DOTALL)
-    if not found:
+    marks = r"(<!-- made by benchmarks/sensitivity.py -->\n).*?(<!-- end -->)"
+    text, places = re.subn(marks, lambda m: f"{m[1]}{table}\n{m[2]}", PAGE.read_text(), flags=re.DOTALL)
+    if not places:
         raise SystemExit(f"{PAGE} has no place for the table.")
     PAGE.write_text(text)
 

@@ -112,7 +112,7 @@ def test_resuming_takes_length_and_logging_and_refuses_the_rest():
 def test_a_resumed_run_imports_no_code_that_its_checkpoint_names():
     saved = build.plain(OmegaConf.create(compose("train")))
     saved["features"] = {
-        "_target_": "diffusion.evaluation.features.ModuleFeatures",
+        "_target_": "diffusion.evaluation.features.module.ModuleFeatures",
         "network": {"_target_": "antigravity.Net"},
         "weights": None,
         "cache": "data/cache",

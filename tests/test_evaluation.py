@@ -9,7 +9,6 @@ from diffusion.data import ASSETS, ImageData, Images, encode
 from diffusion.datasets import fashion_mnist, fashion_mnist_mini
 from diffusion.errors import UserError
 from diffusion.evaluation import cache as cache_module
-from diffusion.evaluation import features as features_module
 from diffusion.evaluation.cache import load_arrays, remembered
 from diffusion.evaluation.classifier import (
     Classifier,
@@ -19,13 +18,11 @@ from diffusion.evaluation.classifier import (
     save_classifier,
     train_classifier,
 )
-from diffusion.evaluation.features import (
-    ClassifierFeatures,
-    InceptionFeatures,
-    ModuleFeatures,
-    PCAFeatures,
-    automatic,
-)
+from diffusion.evaluation.features.automatic import automatic
+from diffusion.evaluation.features.classifier import ClassifierFeatures
+from diffusion.evaluation.features.inception import InceptionFeatures
+from diffusion.evaluation.features.module import ModuleFeatures
+from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.metrics import Moments, frechet_distance
 from diffusion.evaluation.reference import KEPT, FeatureSet, Reference, even_order, extract_set, training_arrays
 
@@ -137,7 +134,9 @@ def test_a_scorer_goes_round_and_other_files_are_refused(tmp_path):
 def test_other_data_gets_a_scorer_of_its_own_once(tmp_path, monkeypatch):
     first = ClassifierFeatures(toy(), CPU, cache=str(tmp_path), epochs=1)
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(features_module, "train_classifier", None)  # a second training would fail
+    monkeypatch.setattr(
+        "diffusion.evaluation.features.classifier.train_classifier", None
+    )  # a second training would fail
     second = ClassifierFeatures(toy(), CPU, cache=str(tmp_path), epochs=1)
     assert second.fingerprint == first.fingerprint
 

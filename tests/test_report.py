@@ -12,7 +12,7 @@ from conftest import CACHE
 from diffusion.data import Images
 from diffusion.datasets import fashion_mnist_mini
 from diffusion.evaluation import plots, scoring
-from diffusion.evaluation.features import ClassifierFeatures
+from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import comparison, markdown_table, summary, write_report
 from diffusion.evaluation.scoring import Scorer, over_seeds

@@ -10,7 +10,8 @@ from diffusion.data import ImageData, ImageFiles, Images
 from diffusion.datasets import fashion_mnist_mini
 from diffusion.errors import UserError
 from diffusion.evaluation import scoring
-from diffusion.evaluation.features import ClassifierFeatures, PCAFeatures
+from diffusion.evaluation.features.classifier import ClassifierFeatures
+from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.metrics import frechet_distance
 from diffusion.evaluation.neighbours import PixelNeighbours, memorisation

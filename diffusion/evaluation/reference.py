@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffusion.data import ASSETS, ImageFiles, Images
 from diffusion.evaluation.cache import Arrays, cache_key, load_arrays, remembered
-from diffusion.evaluation.features import Features
+from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.metrics import Moments, mean_kernel, neighbour_radii
 from diffusion.progress import progress_bar
 from diffusion.randomness import SPLIT, stream

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.data import ImageFiles, Images
 from diffusion.errors import UserError
 from diffusion.evaluation.cache import cache_key, remembered
-from diffusion.evaluation.features import Features
+from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.metrics import (
     Moments,
     accuracy,

@@ -1,0 +1,29 @@
+"""The extractor that suits the data."""
+
+import logging
+
+import torch
+
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.evaluation.features.base import Features
+from diffusion.evaluation.features.classifier import ClassifierFeatures
+from diffusion.evaluation.features.pca import PCAFeatures
+
+log = logging.getLogger("diffusion")
+
+
+def automatic(
+    data: ImageData, device: torch.device, cache: str = "data/cache", weights: str | None = None, epochs: int = 16
+) -> Features:
+    """`ClassifierFeatures` for data with labels, `PCAFeatures` for data without; arguments as theirs."""
+    if data.class_names:
+        return ClassifierFeatures(data, device, cache, weights, epochs)
+    if weights is not None:
+        raise UserError(f"features.weights={weights}: data={data.name} has no labels, so no classifier can score it.")
+    log.info(
+        "data=%s has no labels: it is scored by features=pca; Inception Score and accuracy, which need a classifier, "
+        "are left out.",
+        data.name,
+    )
+    return PCAFeatures(data, device, cache)
