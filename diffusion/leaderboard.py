@@ -20,7 +20,9 @@ _sweep: list[Path] = []
 
 
 class Leaderboard(Callback):
-    """Hydra callback: rewrites leaderboard.csv in the sweep folder after each job."""
+    """Hydra callback: rewrites leaderboard.csv, and curves.png, in the sweep folder after each job."""
+
+    tracker: Any = None  # of the sweep, once there are curves
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _sweep[:] = [Path(config.hydra.sweep.dir)]
@@ -29,23 +31,22 @@ class Leaderboard(Callback):
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
             folder = Path(config.hydra.sweep.dir)
             write(folder)
-            draw_curves(folder)
+            self.draw_curves(folder)
 
+    def draw_curves(self, folder: Path) -> None:
+        """curves.png of a sweep of evaluate.py over samplers or guidance scales, also for TensorBoard."""
+        jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
+        if sum("settings" in job for job in jobs) < 2:
+            return
+        from diffusion.evaluation import plots
+        from diffusion.tracking import Tracker
 
-def draw_curves(folder: Path) -> None:
-    """curves.png of a sweep of evaluate.py over samplers or guidance scales, also for TensorBoard."""
-    jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
-    if sum("settings" in job for job in jobs) < 2:
-        return
-    from diffusion.evaluation import plots
-    from diffusion.tracking import Tracker
-
-    figure = plots.sweep_curves(jobs)
-    if figure is not None:
-        plots.save_figure(folder / "curves.png", figure)
-        tracker = Tracker(folder)
-        tracker.image("curves", plots.pixels(figure), len(jobs))
-        tracker.close()
+        figure = plots.sweep_curves(jobs)
+        if figure is not None:
+            plots.save_figure(folder / "curves.png", figure)
+            self.tracker = self.tracker or Tracker(folder)
+            self.tracker.image("curves", plots.pixels(figure), len(jobs))
+            self.tracker.writer.flush()
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
