@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from diffusion.evaluation.report import COMPARABLE
@@ -132,34 +133,25 @@ def sweep_curves(jobs: Sequence[dict[str, Any]]) -> Figure | None:
         the figure, or None where neither was swept.
     """
     done = [job for job in jobs if job.get("settings") and job.get("fid") is not None]
-    panels = []
-    for setting, names in (
-        ("evaluations", ("fid", "recall")),
-        ("guidance", ("fid", "inception_score", "accuracy", "recall")),
-    ):
-        swept = "steps" if setting == "evaluations" else setting
+    rows = []
+    for setting, swept in (("evaluations", "steps"), ("guidance", "guidance")):
         if len({job["settings"][swept] for job in done}) > 1:
-            panels += [(setting, name) for name in names if any(job.get(name) is not None for job in done)]
-    if not panels:
+            rows.append((setting, [name for name in CURVES[setting] if any(job.get(name) is not None for job in done)]))
+    if not rows:
         return None
-    columns = max(2, min(4, sum(panel[0] == panels[-1][0] for panel in panels)))
-    rows = -(-len(panels) // columns)
-    if {setting for setting, _ in panels} == {"evaluations", "guidance"}:
-        rows = 2
-    figure = Figure(figsize=(4.3 * columns, 3.6 * rows + 0.4), layout="constrained")
-    for number, (setting, name) in enumerate(panels):
-        row = int(setting == "guidance" and rows == 2)
-        first = sum(panel[0] != setting for panel in panels[:number])
-        axes = figure.add_subplot(rows, columns, row * columns + number - first + 1)
-        _curves(axes, done, setting, name)
-    figure.axes[0].legend(fontsize=8)
-    for axes in figure.axes[1:]:
-        if axes.get_xlabel() != figure.axes[0].get_xlabel():
-            axes.legend(fontsize=8)
-            break
+    columns = 1 + max(len(names) for _, names in rows)  # the last for the legend
+    figure = Figure(figsize=(3.8 * columns - 0.6, 3.6 * len(rows)), layout="constrained")
+    for i, (setting, names) in enumerate(rows):
+        for j, name in enumerate(names):
+            axes = figure.add_subplot(len(rows), columns, i * columns + j + 1)
+            _curves(axes, done, setting, name)
+        legend = figure.add_subplot(len(rows), columns, i * columns + len(names) + 1)
+        legend.axis("off")
+        legend.legend(*axes.get_legend_handles_labels(), loc="center left", fontsize=9, frameon=False)
     return figure
 
 
+CURVES = {"evaluations": ("fid", "recall"), "guidance": ("fid", "inception_score", "accuracy", "recall")}
 LABELS = {
     "fid": "FID",
     "recall": "recall",
@@ -172,31 +164,38 @@ LABELS = {
 
 def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) -> None:
     """One score against one setting; a line for every combination of the rest, and real images as a level."""
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[tuple[str, float], list[tuple[float, float]]] = {}
     rest = [other for other in ("checkpoint", "weights", "seed") if len({job["settings"][other] for job in jobs}) > 1]
+    alike = len({_protocol(job) for job in jobs}) == 1
     for job in jobs:
         how = job["settings"]
-        held = f"guidance {how['guidance']:g}" if setting == "evaluations" else f"{how['steps']} steps"
-        label = ", ".join([how["sampler"], held, *(f"{other} {how[other]}" for other in rest)])
-        if len({_protocol(other) for other in jobs}) > 1:
-            label += f", n = {job['n']}, {job['protocol']['scorer'][:30]}"
+        kind = ", ".join([how["sampler"], *(f"{other} {how[other]}" for other in rest)])
+        kind += "" if alike else f", n = {job['n']}, {job['protocol']['scorer'][:30]}"
+        held = how["guidance"] if setting == "evaluations" else how["steps"]
         if job.get(name) is not None:
-            lines.setdefault(label, []).append((how[setting], job[name]))
-    for label, points in sorted(lines.items()):
-        axes.plot(*zip(*sorted(points), strict=True), "o-", label=label, markersize=4)
+            lines.setdefault((kind, held), []).append((how[setting], job[name]))
+    kinds, values = (sorted({line[i] for line in lines}) for i in (0, 1))
+    for (kind, held), points in sorted(lines.items()):
+        style = ("-", "--", ":", "-.")[kinds.index(kind) % 4]  # a dash for each sampler, a colour for each value
+        label = f"{kind}, guidance {held:g}" if setting == "evaluations" else f"{kind}, {held:g} steps"
+        colour = f"C{values.index(held) % 10}"
+        axes.plot(*zip(*sorted(points), strict=True), "o", linestyle=style, color=colour, label=label, markersize=4)
     levels = {(job["real"][name], job["real"]["n"]) for job in jobs if job["real"].get(name) is not None}
     for level, n in sorted(levels):
         axes.axhline(level, linestyle=":", color="grey", label=f"real test images, n = {n}")
-    mark = "" if len({_protocol(job) for job in jobs}) == 1 else "\n(runs differ in n or protocol: not comparable)"
+    mark = "" if alike else "\n(runs differ in n or protocol: not comparable)"
     axes.set_xlabel(LABELS[setting])
     axes.set_title(LABELS[name] + mark, fontsize=10)
     if setting == "evaluations":
         axes.set_xscale("log")
-        values = sorted({job["settings"]["evaluations"] for job in jobs})
-        axes.set_xticks(values, [str(value) for value in values])
+        counts = sorted({job["settings"]["evaluations"] for job in jobs})
+        axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
     if name == "fid":
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
 
 
