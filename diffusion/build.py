@@ -211,6 +211,9 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
         log.info("Resuming at step %d of %d.", trainer.step, trainer.total_steps)
         if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
             trainer.best = None  # scores of another protocol do not compare
-    if config["score"]["n"]:  # last, because for new data it trains a classifier first
+    few = min(len(data.train), len(data.test))
+    if config["score"]["n"] and few < 2:
+        log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
+    elif config["score"]["n"]:  # last, because for new data it trains a classifier first
         monitor.scorer = build_scorer(config["features"], data, device)
     return trainer

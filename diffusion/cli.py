@@ -112,7 +112,7 @@ def launch(main: Callable[[], Any]) -> None:
             continue_in_run_folder()
         main()
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'Interrupted.'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

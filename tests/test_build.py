@@ -132,3 +132,15 @@ def test_images_have_the_size_of_the_data(padding):
     made = ImageModel(build.build_denoiser(config, network), build.build(config["guidance"], "guidance"), device, image)
     images = made.draw(build.build(config["preview"], "preview"), 3, made.labels(3), seed=0, batch_size=2)
     assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8
+
+
+def test_too_few_test_images_leave_scores_out_instead_of_stopping_the_training(tmp_path, caplog):
+    from PIL import Image
+
+    for i in range(4):  # 3 + 1
+        Image.new("L", (8, 8), 60 * i).save(tmp_path / f"{i}.png")
+    folder = {"data": "image_folder", "data.root": tmp_path, "data.image_size": 8, "data.channels": 1}
+    small = {"guidance": "none", "model.multipliers": "[1]", "model.attention": "[]", "score.n": 5}
+    trainer = build.build_trainer(tiny_config(**folder, **small), tmp_path / "run")
+    trainer.tracker.close()
+    assert trainer.monitor.scorer is None and "Scores are left out: they need at least 2 test images" in caplog.text

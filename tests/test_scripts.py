@@ -351,7 +351,7 @@ def test_colour_images_without_labels(run, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     generator = np.random.default_rng(0)
-    for i in range(12):
+    for i in range(24):
         Image.fromarray(generator.integers(0, 256, (20 + i, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     options = ("data=image_folder", f"data.root={folder}", "data.image_size=16", "guidance=none")
     done = run("train.py", *FAST, *options, "hydra.run.dir=run")
@@ -374,6 +374,6 @@ def test_other_data_trains_its_own_scorer_once(run, tmp_path):
     options = ("data=image_folder", f"data.root={folder}", "data.image_size=16", "features.epochs=2")
     done = run("train.py", *FAST, *options, "hydra.run.dir=run")
     assert "Training a scoring classifier" in done.stderr
-    done = run("evaluate.py", "checkpoint=run", "n=20", "sampler.steps=2", "features.epochs=2")
+    done = run("evaluate.py", "checkpoint=run", "n=20", "sampler.steps=2", "features.epochs=2", SCORED)
     assert "Training a scoring classifier" not in done.stderr
     assert "marked" not in done.stderr
