@@ -235,6 +235,7 @@ def test_a_sweep_of_samplers_and_scales_draws_curves(trained, run, tmp_path):
     assert len(table) == 8 and all(0 <= float(row["recall"]) <= 1 for row in table)
 
 
+@pytest.mark.slow
 def test_a_network_of_the_user_from_the_working_directory(trained, run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
