@@ -28,9 +28,8 @@ def fashion_mnist(root: str, padding: int = 0) -> ImageData:
 
 def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
     """Fashion-MNIST if it lies on this machine, else the part of it that comes with the package."""
-    folders = (Path(root), Path(root) / "FashionMNIST" / "raw", SYSTEM_FASHION_MNIST)
-    found = any((folder / IDX_FILES["train"][0]).exists() for folder in folders)
-    return fashion_mnist(root) if found else fashion_mnist_mini()
+    found = _idx_folder(_idx_places("FashionMNIST", Path(root), [SYSTEM_FASHION_MNIST]))
+    return fashion_mnist_mini() if found is None else fashion_mnist(root)
 
 
 def fashion_mnist_mini(padding: int = 0) -> ImageData:
@@ -142,16 +141,25 @@ IDX_FILES = {
 }
 
 
+def _idx_places(name: str, root: Path, system: list[Path]) -> list[Path]:
+    """Where the files are looked for: `root`, torchvision's folder in it, the system's folders."""
+    return [root, root / name / "raw", *system]
+
+
+def _idx_folder(folders: list[Path]) -> Path | None:
+    """The first folder that holds any of the four files."""
+    wanted = [file for pair in IDX_FILES.values() for file in pair]
+    return next((f for f in folders if any((f / file).exists() for file in wanted)), None)
+
+
 def _idx_data(option: str, name: str, root: Path, system: list[Path]) -> tuple[Images, Images]:
     """The first of `root`, torchvision's folder in it, the system's folders, or a download that has the files."""
-    downloaded = root / name / "raw"
-    folders = [root, downloaded, *system]
-    wanted = [file for pair in IDX_FILES.values() for file in pair]
-    folder = next((f for f in folders if any((f / file).exists() for file in wanted)), None)
+    folders = _idx_places(name, root, system)
+    folder = _idx_folder(folders)
     if folder is None:
         import torchvision
 
-        folder = downloaded
+        folder = folders[1]
         try:
             getattr(torchvision.datasets, name)(root, download=True)
         except Exception as error:  # torchvision raises many kinds: no network, damaged file, full disk

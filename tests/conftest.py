@@ -52,6 +52,24 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def mini():
+    from diffusion.datasets import fashion_mnist_mini
+
+    return fashion_mnist_mini()
+
+
+@pytest.fixture(scope="session")
+def scorer(mini):
+    """A scorer of the embedded images. KID over 100 subsets takes most of the time; nothing depends on their number."""
+    from diffusion.evaluation import scoring
+    from diffusion.evaluation.features.classifier import ClassifierFeatures
+
+    number, scoring.SUBSETS = scoring.SUBSETS, 3
+    yield scoring.Scorer(ClassifierFeatures(mini, torch.device("cpu"), CACHE))
+    scoring.SUBSETS = number
+
+
 class GaussianDenoiser(torch.nn.Module):
     """The exact E[x_0 | x_t] for data N(mean, std²), independent in every pixel."""
 

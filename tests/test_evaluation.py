@@ -31,11 +31,6 @@ SCORER = ASSETS / "fashion_mnist_scorer.safetensors"
 
 
 @pytest.fixture(scope="module")
-def mini():
-    return fashion_mnist_mini()
-
-
-@pytest.fixture(scope="module")
 def features(mini):
     return ClassifierFeatures(mini, CPU, CACHE)
 

@@ -7,35 +7,14 @@ import subprocess
 
 import pytest
 import torch
-from conftest import CACHE
 
 from diffusion.data import Images
-from diffusion.datasets import fashion_mnist_mini
-from diffusion.evaluation import plots, scoring
-from diffusion.evaluation.features.classifier import ClassifierFeatures
+from diffusion.evaluation import plots
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import comparison, markdown_table, summary, write_report
-from diffusion.evaluation.scoring import Scorer, over_seeds
+from diffusion.evaluation.scoring import over_seeds
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_subsets():
-    """KID over 100 subsets takes most of the time; here nothing depends on their number."""
-    number, scoring.SUBSETS = scoring.SUBSETS, 3
-    yield
-    scoring.SUBSETS = number
-
-
-@pytest.fixture(scope="module")
-def mini():
-    return fashion_mnist_mini()
-
-
-@pytest.fixture(scope="module")
-def scorer(mini):
-    return Scorer(ClassifierFeatures(mini, torch.device("cpu"), CACHE))
 
 
 @pytest.fixture(scope="module")

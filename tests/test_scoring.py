@@ -7,9 +7,7 @@ from conftest import CACHE
 from PIL import Image
 
 from diffusion.data import ImageData, ImageFiles, Images
-from diffusion.datasets import fashion_mnist_mini
 from diffusion.errors import UserError
-from diffusion.evaluation import scoring
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.illustrations import illustrate
@@ -22,24 +20,6 @@ from diffusion.evaluation.scoring import Scorer, average, over_seeds
 from diffusion.pictures import save_samples
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_subsets():
-    """KID over 100 subsets takes most of the time; here nothing depends on their number."""
-    number, scoring.SUBSETS = scoring.SUBSETS, 3
-    yield
-    scoring.SUBSETS = number
-
-
-@pytest.fixture(scope="module")
-def mini():
-    return fashion_mnist_mini()
-
-
-@pytest.fixture(scope="module")
-def scorer(mini):
-    return Scorer(ClassifierFeatures(mini, CPU, CACHE))
 
 
 @pytest.fixture(scope="module")

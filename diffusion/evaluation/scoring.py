@@ -117,8 +117,8 @@ class Scorer:
         scores["kid_subsets"], scores["kid_subsets_std"] = subsets
         for name in ("class_accuracy", "confusion", "class_fid", "diversity", "class_diversity"):
             scores[name] = None
-        if found.logits is not None and found.labels is not None and self.features.recognises_classes:
-            confusion = confusion_matrix(found.logits, found.labels, len(self.data.class_names))
+        confusion = self._confusion(found)
+        if confusion is not None:
             scores |= {"class_accuracy": class_accuracies(confusion), "confusion": confusion.tolist()}
         if found.classes is not None:
             scores["class_diversity"] = [diversity(part) if part.n > 1 else None for part in found.classes]
@@ -147,10 +147,15 @@ class Scorer:
             precision, recall = precision_recall(reference.kept, kept, PRECISION_K, reference.radii[PRECISION_K])
             density, coverage = density_coverage(reference.kept, kept, COVERAGE_K, reference.radii[COVERAGE_K])
             scores |= {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
-        scores["accuracy"] = None
-        if found.logits is not None and found.labels is not None and self.features.recognises_classes:
-            scores["accuracy"] = accuracy(confusion_matrix(found.logits, found.labels, len(self.data.class_names)))
+        confusion = self._confusion(found)
+        scores["accuracy"] = None if confusion is None else accuracy(confusion)
         return scores
+
+    def _confusion(self, found: FeatureSet) -> np.ndarray | None:
+        """The confusion matrix, where labels and the logits of the data's own classes are known."""
+        if found.logits is None or found.labels is None or not self.features.recognises_classes:
+            return None
+        return confusion_matrix(found.logits, found.labels, len(self.data.class_names))
 
     def _spread(self, found: FeatureSet) -> Scores:
         """Mean and standard deviation (n − 1) over disjoint subsets of the images whose features were kept."""
