@@ -124,19 +124,20 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
     scorer = build.build_scorer(cfg.features, data, device)  # before the long part
     weights = "averaged weights" if cfg.averaged else "weights"
-    extra["step"] = state["step"]
+    extra["step"], scale = state["step"], model.guidance.scale
     extra["settings"] = {
         "checkpoint": str(cfg.checkpoint),
         "sampler": sampler.describe().replace(f", {sampler.steps} steps", ""),
         "steps": sampler.steps,
-        "evaluations": sampler.steps * model.guidance.passes,
-        "guidance": model.guidance.scale,
+        "evaluations": 0.0,
+        "guidance": scale if isinstance(scale, int | float) else sum(scale) / len(scale),
         "seed": cfg.seed,
         "weights": weights,
     }
     for seed in range(cfg.seed, cfg.seed + cfg.repeats):
         labels = model.labels(cfg.n)
         images = trained.draw(model, sampler, cfg.n, labels, seed, cfg.batch_size)
+        extra["settings"]["evaluations"] = model.evaluations
         file = "samples.npz" if seed == cfg.seed else f"samples_seed{seed}.npz"
         pictures.save_samples(Path(cfg.output_dir) / file, images, labels)
         source = (

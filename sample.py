@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         model.guidance.describe(),
     )
 
-    film = pictures.Film(model.to_images, labels, model.class_names, sampler.steps) if cfg.gif else None
+    film = pictures.Film(model.to_images, labels, model.class_names, sampler.evaluations) if cfg.gif else None
     images = trained.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size, film)
     folder = Path(cfg.output_dir)
     pictures.save_samples(folder / "samples.npz", images, labels)

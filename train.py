@@ -19,11 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.cli import job, launch
 
 log = logging.getLogger("diffusion")
-GROUPS = "data model schedule objective timesteps guidance ema sampler preview optimizer training device features score"
+GROUPS = (
+    "data model schedule objective loss timesteps guidance ema sampler preview optimizer training device features score"
+)
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(GROUPS.split(), DictConfig),
     "seed": int,
-    "resume": (str, type(None)),
+    **dict.fromkeys(("resume", "checkpoint"), (str, type(None))),
     "output_dir": str,
 }
 SCORER_SETTINGS: dict[str, Any] = {
@@ -51,18 +53,21 @@ def train(cfg: DictConfig) -> float | None:
 
     settings.check_top_level(cfg, SETTINGS)
     overrides = list(HydraConfig.get().overrides.task)
-    folder, config, state = Path(cfg.output_dir), build.plain(cfg), None
+    folder, config, state, start = Path(cfg.output_dir), build.plain(cfg), None, None
     if cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
         config = build.resumed_config(state["config"], cfg, overrides)
-    trainer = build.build_trainer(config, folder, state)
+    elif cfg.checkpoint:
+        start = checkpoint.load(checkpoint.find(cfg.checkpoint))
+        config = build.starting_config(start["config"], cfg, overrides)
+    trainer = build.build_trainer(config, folder, state, start)
     OmegaConf.save(config, folder / "config.yaml")
     log.info("Run folder: %s", folder)
     log.info("If it is interrupted, continue with: %s", resume_command(folder))
     try:
         trainer.tracker.text("config", OmegaConf.to_yaml(config))
         options = {
-            name: config[name]["_target_"].rpartition(".")[2] for name in "data model schedule objective".split()
+            name: config[name]["_target_"].rpartition(".")[2] for name in "data model schedule objective loss".split()
         }
         values = {name: OmegaConf.select(OmegaConf.create(config), name) for name in HYPERPARAMETERS}
         metrics = ["score/fid", "score/inception_score", "score/accuracy"]

@@ -5,6 +5,7 @@ arguments of its constructor. `build` checks the keys and their types against th
 the object, and puts the name of the setting in front of whatever the constructor objects to.
 """
 
+import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +25,22 @@ RESUMABLE = (
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
     *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
 )
-TRAINED_WITH = ("data", "model", "schedule", "objective", "timesteps", "guidance", "ema", "optimizer")
+TRAINED_WITH = ("data", "model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
+# What training that starts from a checkpoint takes over from it.
+TAKEN_OVER = ("data", "model", "schedule", "objective", "guidance")
+GUIDING = ("scale", "interval", "rescale", "plus_plus")  # settings of guidance that act in sampling alone
 
 
 # ------------------------------------------------------------------------------------------ one object
 
 
-def build(node: Config | DictConfig, key: str, **live: Any) -> Any:
+def build(node: Config | DictConfig, key: str, offer: Config | None = None, **live: Any) -> Any:
     """The object that a config node describes.
 
     Args:
         node: {"_target_": "diffusion.…", argument: value, …}.
         key: name of the node in the config, for messages.
+        offer: further arguments, for the constructors that know them.
         live: further arguments, objects that no config can hold.
 
     Raises:
@@ -45,6 +50,7 @@ def build(node: Config | DictConfig, key: str, **live: Any) -> Any:
     if not isinstance(settings, dict) or "_target_" not in settings:
         raise UserError(f"{key} must choose one of the options of its config group, not {settings!r}.")
     target, settings = allowed_target(str(settings["_target_"]), key), without_target(settings)
+    live |= {name: value for name, value in (offer or {}).items() if name in inspect.signature(target).parameters}
     check_arguments(target, settings, key, live.keys())
     try:
         return target(**settings, **live)
@@ -63,21 +69,52 @@ def build_network(config: Config, image: Config, seed: int) -> nn.Module:
     if guidance.conditional and not image["class_names"]:
         raise UserError("guidance=classifier_free needs labels, and the data has none: use guidance=none.")
     classes = len(image["class_names"]) if guidance.conditional else 0
+    try:
+        guidance.check(classes)
+    except ValueError as error:
+        raise UserError(in_context("guidance", config["guidance"], error)) from error
     size = image["size"] + 2 * image["padding"]
+    heads = 2 if build_loss(config, image).learns_variance else 1
+    shape = {"channels": image["channels"], "image_size": size, "num_classes": classes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, NETWORK).initial_seed())
-        return build(config["model"], "model", channels=image["channels"], image_size=size, num_classes=classes)
+        return build(config["model"], "model", **shape, out_channels=heads * image["channels"])
 
 
-def build_denoiser(config: Config, network: nn.Module) -> Any:
-    """Network, schedule and objective of a run as one denoiser."""
+def build_loss(config: Config, image: Config) -> Any:
+    """The loss of a run; one that needs the data's standard deviation about zero gets it from `image`."""
+    return build(measured(config["loss"], image), "loss")
+
+
+def measured(node: Config, image: Config) -> Config:
+    """A node whose `sigma_data` is null, with the value that was measured on the training images."""
+    return {**node, "sigma_data": image["sigma_data"]} if node.get("sigma_data", 0) is None else node
+
+
+def build_denoiser(config: Config, network: nn.Module, image: Config) -> Any:
+    """Network, schedule and objective of a run as one denoiser, checked against its loss and its samplers."""
     from diffusion.denoiser import Denoiser
 
-    schedule, objective = build(config["schedule"], "schedule"), build(config["objective"], "objective")
+    schedule, loss = build(config["schedule"], "schedule"), build_loss(config, image)
+    objective = build(measured(config["objective"], image), "objective")
+    guidance = build(config["guidance"], "guidance")
     try:
-        return Denoiser(network, schedule, objective)
+        denoiser = Denoiser(network, schedule, objective, loss.learns_variance)
+        loss.check(denoiser)
+        for key in ("sampler", "preview"):  # refused now rather than after training
+            if key in config:
+                build(config[key], key).check(guidance.guide(denoiser))
     except ValueError as error:
         raise UserError(f"{error}.") from error
+    return denoiser
+
+
+def load_weights(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Fill a network; `UserError` when the weights are those of another."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError("The checkpoint's weights do not belong to the model that its config describes.") from error
 
 
 # ---------------------------------------------------------------------------------------------- a run
@@ -94,6 +131,8 @@ def trained_with(config: Config) -> Config:
     """The settings of a config that its weights depend on."""
     groups = {name: dict(config[name]) for name in TRAINED_WITH}
     groups["data"].pop("root", None)
+    if config.get("checkpoint"):
+        groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
     groups["training"] = {k: v for k, v in config["training"].items() if f"training.{k}" not in RESUMABLE}
     return groups
 
@@ -117,7 +156,7 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~").split("@")[-1]
         if key == "experiment":  # the original command typed again: fine, if it is the same experiment
-            old, now = trained_with(saved), trained_with(new)
+            old, now = trained_with(saved), trained_with({**new, "checkpoint": saved.get("checkpoint")})
             changed = [name for name in old if old[name] != now[name]]
             if changed:
                 raise UserError(f"resume: '{override}' has another {changed[0]} than this run: leave it out.")
@@ -151,13 +190,39 @@ def build_scorer(features: Config | DictConfig, data: Any, device: Any) -> Any:
     return Scorer(build(features, "features", data=data, device=device.torch_device))
 
 
-def build_trainer(config: Config, folder: Path, resume: Config | None = None) -> Any:
+def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
+    """The config of a new run that starts from the weights of another, whose model and data it takes over.
+
+    Args:
+        saved: from the checkpoint.
+        cfg: composed from the command line; it may set how to guide.
+        overrides: of the command line.
+
+    Raises:
+        UserError: an override would change what belongs to the weights.
+    """
+    config = plain(cfg)
+    for override in overrides:
+        group, _, setting = override.split("=", 1)[0].lstrip("+~").partition(".")
+        if group in TAKEN_OVER and not (group == "guidance" and setting in GUIDING):
+            raise UserError(
+                f"'{override}' cannot be given with checkpoint={config['checkpoint']}, which brings its own {group}: "
+                "leave one of them out."
+            )
+    taken = {name: saved[name] for name in TAKEN_OVER}
+    if taken["guidance"]["_target_"] == config["guidance"]["_target_"]:
+        taken["guidance"] = {**taken["guidance"], **{k: v for k, v in config["guidance"].items() if k in GUIDING}}
+    return {**config, **taken}
+
+
+def build_trainer(config: Config, folder: Path, resume: Config | None = None, start: Config | None = None) -> Any:
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
     Args:
         config: plain and resolved.
         folder: of the run.
         resume: the checkpoint to go on from.
+        start: the checkpoint whose averaged weights a new run starts from.
     """
     from diffusion.image_model import ImageModel
     from diffusion.tracking import Tracker
@@ -170,22 +235,28 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
     device, data = build(config["device"], "device"), build(config["data"], "data")
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
     image = data.describe()
-    if resume is not None and resume["image"] != image:
-        raise UserError(f"resume: the images of data={data.name} are no longer what this run was started with.")
-    network = device.place(build_network(config, image, config["seed"]))
+    earlier = resume or start
+    if earlier is not None and any(image[name] != value for name, value in earlier["image"].items()):
+        key = "resume" if resume is not None else "checkpoint"
+        raise UserError(f"{key}: the images of data={data.name} are no longer what this run was started with.")
+    network = build_network(config, image, config["seed"])
+    if start is not None:
+        load_weights(network, start["ema"]["network"])
+    network = device.place(network)
     size = sum(parameter.numel() for parameter in network.parameters())
     log.info("Network: %s, %.2f million parameters.", type(network).__name__, size / 1e6)
     guidance, ema = build(config["guidance"], "guidance"), build(config["ema"], "ema", network=network)
-    build(config["sampler"], "sampler")  # sample.py's default: refused now rather than after training
-    timesteps = build(config["timesteps"], "timesteps")
+    denoiser, loss = build_denoiser(config, network, image), build_loss(config, image)
+    timesteps = build(config["timesteps"], "timesteps", {"schedule": denoiser.schedule})
     tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
     monitor = build(
         {"_target_": "diffusion.monitor.Monitor", **config["score"]},
         "score",
-        model=ImageModel(build_denoiser(config, ema.network), guidance, device, image),
+        model=ImageModel(build_denoiser(config, ema.network, image), guidance, device, image),
         sampler=build(config["preview"], "preview"),
         data=data,
         timesteps=timesteps,
+        loss=loss,
         scorer=None,
         tracker=tracker,
         folder=folder,
@@ -193,11 +264,12 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None) ->
     trainer = build(
         config["training"],
         "training",
-        denoiser=build_denoiser(config, network),
+        denoiser=denoiser,
         ema=ema,
         data=data,
         guidance=guidance,
         timesteps=timesteps,
+        loss=loss,
         optimizer=lambda parameters: build(config["optimizer"], "optimizer", params=parameters),
         device=device,
         tracker=tracker,

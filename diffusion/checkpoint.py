@@ -55,6 +55,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a checkpoint whose config is incomplete: give one that train.py wrote.")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
+    state["config"].setdefault("loss", {"_target_": "diffusion.loss.Target"})  # of runs before there was a choice
     return state
 
 

@@ -116,13 +116,25 @@ class ImageData:
         self.channels, self.image_size = first.shape[1], first.shape[-1]
 
     def describe(self) -> dict:
-        """What a model must know of its images: size, channels, padding and class names."""
+        """What a model must know of its images: size, channels, padding, class names, and their root mean square."""
         return {
             "size": self.image_size,
             "channels": self.channels,
             "padding": self.padding,
             "class_names": self.class_names,
+            "sigma_data": self.root_mean_square(),
         }
+
+    def root_mean_square(self) -> float:
+        """√E[x²] of the training pixels in [−1, 1] with their padding; of 1,000 even ones if they are in files."""
+        if isinstance(self.train, Images):
+            images = self.train.images
+        else:
+            images, _ = self.train.select(torch.linspace(0, len(self.train) - 1, min(1000, len(self.train))).long())
+        counts = torch.bincount(images.cpu().flatten(), minlength=256).double()
+        counts[0] += images.numel() * ((1 + 2 * self.padding / self.image_size) ** 2 - 1)
+        values = encode(torch.arange(256)).double()
+        return float((counts @ values.square() / counts.sum()).sqrt())
 
     def fingerprint(self, split: str = "train") -> str:
         """A hash of a split, "train" or "test", as it is seen: part of the key of everything cached about this data."""

@@ -1,5 +1,7 @@
 """The model: a network, the noise schedule it was made for and what it predicts, as one function x_t → x̂_0."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -12,61 +14,77 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+class Estimate(NamedTuple):
+    """What a sampler may ask a denoiser for.
+
+    Args:
+        x_0: the estimate x̂_0 of the clean image (B, C, H, W).
+        kept: the estimate whose noise a step carries on, where it is another one than x̂_0 (CFG++), or None.
+        share: learned variance: where between β̃ (0) and β (1) its logarithm lies, (B, C, H, W), or None.
+    """
+
+    x_0: Tensor
+    kept: Tensor | None = None
+    share: Tensor | None = None
+
+
 class Denoiser(nn.Module):
     """x̂_0 = c_skip(t) · x_t + c_out(t) · network(c_in(t) · x_t, 1000 t, labels).
 
     Args:
-        network: called with x (B, C, H, W), times in 0..1000 (B,) and labels (B,) or None; returns the shape of x.
-            Its attribute `num_classes` is 0 for an unconditional network; label `num_classes` is the null class.
+        network: called with x (B, C, H, W), times in 0..1000 (B,) and labels (B,) or None; returns the shape of x, or
+            twice the channels where it also learns the variance. Its attribute `num_classes` is 0 for an unconditional
+            network; label `num_classes` is the null class.
         schedule: t → (α, σ).
         objective: what the network predicts.
+        learns_variance: whether the network has a second head for the variance.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, objective: Objective) -> None:
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, objective: Objective, learns_variance: bool = False
+    ) -> None:
         super().__init__()
         end, _ = schedule(torch.ones(1, dtype=torch.float64))
         if objective.needs_signal and float(end) == 0:
             raise ValueError(
-                f"objective={objective.name} cannot be used with schedule={type(schedule).__name__}, which leaves no "
-                "signal at t = 1: choose objective=v"
+                f"objective={objective.name} cannot be used with {schedule.described}, which leaves no signal at "
+                "t = 1: choose objective=v"
             )
         self.network, self.schedule, self.objective = network, schedule, objective
+        self.learns_variance = learns_variance
+        self.evaluated = 0  # images that the network was evaluated on, for reports
 
     @property
     def num_classes(self) -> int:
         """Number of classes the network knows; 0 means that it takes no labels."""
         return int(self.network.num_classes)  # type: ignore[arg-type]
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """The estimate x̂_0 (B, C, H, W) of the clean image.
 
         Args:
             x_t: noisy images (B, C, H, W).
-            t: times in (0, 1], (B,).
+            t: times in (0, 1], (B,), or one for all.
             labels: classes (B,), `num_classes` for "none"; None means "none" for all.
         """
+        return self.estimate(x_t, t, labels).x_0
+
+    def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:
+        """x̂_0, and the learned variance where there is one; arguments as in `forward`."""
+        t = x_t.new_full((len(x_t),), t) if isinstance(t, float) else t
         c_skip, c_out, c_in = (per_image(c, x_t) for c in self.objective.coefficients(*self.schedule(t)))
-        return c_skip * x_t + c_out * self._predict(c_in * x_t, t, labels)
+        prediction, share = self.predict(c_in * x_t, t, labels)
+        return Estimate(c_skip * x_t + c_out * prediction, share=share)
 
-    def loss(self, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The mean squared error of the network in its own target, one number per image (B,).
-
-        Args:
-            x_0: clean images in [−1, 1], (B, C, H, W).
-            t: times in (0, 1], (B,).
-            noise: ε ~ N(0, I), the shape of x_0.
-            labels: as in `forward`.
-        """
-        alpha, sigma = self.schedule(t)
-        c_in = self.objective.coefficients(alpha, sigma)[2]
-        alpha, sigma, c_in = (per_image(value, x_0) for value in (alpha, sigma, c_in))
-        x_t = alpha * x_0 + sigma * noise
-        prediction = self._predict(c_in * x_t, t, labels)
-        return (prediction - self.objective.target(x_0, noise, alpha, sigma)).square().flatten(1).mean(dim=1)
-
-    def _predict(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The network's output F (B, C, H, W) for x = c_in · x_t, and the share of the learned variance or None."""
         if self.num_classes == 0:
             labels = None
         elif labels is None:
             labels = torch.full((len(x),), self.num_classes, device=x.device)
-        return self.network(x, 1000 * t, labels).to(x.dtype)  # the network may run under bf16 autocast
+        self.evaluated += len(x)
+        output = self.network(x, 1000 * t, labels).to(x.dtype)  # the network may run under bf16 autocast
+        if not self.learns_variance:
+            return output, None
+        prediction, share = output.chunk(2, dim=1)
+        return prediction, (share + 1) / 2

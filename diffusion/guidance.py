@@ -1,41 +1,139 @@
-"""Classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+"""Guidance: the estimate of the model is pushed away from that of a poorer one.
 
-In training, the label of each image is dropped with a small probability, so that one network learns both p(x | y)
-and p(x). In sampling, the difference between the two predictions is exaggerated:
+    x̂_0 = x̂_0(poor) + scale · (x̂_0(good) − x̂_0(poor))
 
-    x̂_0 = x̂_0(∅) + scale · (x̂_0(y) − x̂_0(∅))
-
-scale 0 is unconditional, 1 is conditional, more trades diversity for typical images. As x̂_0 is linear in the
-network's output, this is the same as guiding ε or v.
+In classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) the poor one is the same network
+without the label: in training, the label of each image is dropped with a small probability, so that one network learns
+both p(x | y) and p(x). scale 0 is unconditional, 1 is conditional, more trades diversity for typical images. As x̂_0 is
+linear in the network's output, this is the same as guiding ε or v. In autoguidance (Karras et al. 2024,
+https://arxiv.org/abs/2406.02507) the poor one is a smaller model, or one that was trained for less long.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from diffusion.denoiser import Denoiser
+from diffusion.denoiser import Denoiser, Estimate, per_image
 
 
 class Guided(nn.Module):
-    """A denoiser that wraps a denoiser: both predictions in one batched call.
+    """A denoiser that wraps a denoiser, or two.
 
     Args:
-        denoiser: a conditional denoiser.
-        scale: the guidance scale.
+        denoiser: the good one.
+        scale: the guidance scale, one for all classes or one for each.
+        interval: σ/α between which there is guidance, (low, high]; None is everywhere (Kynkäänniemi et al. 2024,
+            https://arxiv.org/abs/2404.07724). Outside it the network is evaluated once only.
+        rescale: share of the way back to the contrast of the unguided estimate, the standard deviation of its pixels
+            (Lin et al. 2023, https://arxiv.org/abs/2305.08891, eq. 15–16, here for x̂_0).
+        plus_plus: CFG++ (Chung et al. 2024, https://arxiv.org/abs/2406.08070): the noise that a step carries on is that
+            of the poor estimate, and the scale lies between 0 and 1.
+        weaker: the poor one; None is `denoiser` without labels, both in one batched call.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scale: float | Sequence[float],
+        interval: Sequence[float] | None = None,
+        rescale: float = 0.0,
+        plus_plus: bool = False,
+        weaker: Denoiser | None = None,
+    ) -> None:
         super().__init__()
-        self.denoiser, self.scale = denoiser, scale
-        self.schedule, self.num_classes = denoiser.schedule, denoiser.num_classes
+        self.denoiser, self.weaker, self.scale = denoiser, weaker, scale
+        self.interval, self.rescale, self.plus_plus = interval, rescale, plus_plus
+        self.schedule, self.num_classes, self.learns_variance = (
+            denoiser.schedule,
+            denoiser.num_classes,
+            denoiser.learns_variance,
+        )
+        self._scales: Tensor | None = None
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """x̂_0 (B, C, H, W); arguments as in `Denoiser.forward`."""
-        if labels is None or self.scale == 1:
-            return self.denoiser(x_t, t, labels)
+        return self.estimate(x_t, t, labels).x_0
+
+    def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:
+        """x̂_0 and what goes with it; arguments as in `Denoiser.forward`."""
+        inside = self.inside(t)
+        unguided = self.scale == 1 and not self.plus_plus
+        if unguided or inside is False or (labels is None and self.weaker is None):
+            return self.denoiser.estimate(x_t, t, labels)
+        good, poor = self.both(x_t, t, labels)
+        x_0 = poor.x_0 + self.scales(x_t, labels) * (good.x_0 - poor.x_0)
+        if self.rescale:
+            contrast = (image.flatten(1).std(dim=1) for image in (good.x_0, x_0))
+            ratio = next(contrast) / next(contrast).clamp(min=1e-6)
+            x_0 = x_0 * per_image(1 + self.rescale * (ratio - 1), x_0)
+        if isinstance(inside, Tensor):
+            x_0 = torch.where(per_image(inside, x_0), x_0, good.x_0)
+        return Estimate(x_0, kept=poor.x_0 if self.plus_plus else None, share=good.share)
+
+    def inside(self, t: Tensor | float) -> Tensor | bool:
+        """Whether there is guidance at t: one answer for one time, which needs no word from the device."""
+        if self.interval is None:
+            return True
+        alpha, sigma = self.schedule(t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64))
+        found = (sigma > self.interval[0] * alpha) & (sigma <= self.interval[1] * alpha)
+        return found if isinstance(t, Tensor) else bool(found)
+
+    def both(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None) -> tuple[Estimate, Estimate]:
+        """The good estimate and the poor one."""
+        if self.weaker is not None:
+            return self.denoiser.estimate(x_t, t, labels), self.weaker.estimate(x_t, t, labels)
+        assert labels is not None
         null = torch.full_like(labels, self.num_classes)
-        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([labels, null]))
-        conditional, unconditional = both.chunk(2)
-        return torch.lerp(unconditional, conditional, self.scale)
+        if self.scale == 0:
+            poor = self.denoiser.estimate(x_t, t, null)
+            return poor, poor
+        times = t if isinstance(t, float) else torch.cat([t, t])
+        twice = self.denoiser.estimate(torch.cat([x_t, x_t]), times, torch.cat([labels, null]))
+        labelled, unlabelled = twice.x_0.chunk(2)
+        share = None if twice.share is None else twice.share.chunk(2)[0]
+        return Estimate(labelled, share=share), Estimate(unlabelled)
+
+    def scales(self, x_t: Tensor, labels: Tensor | None) -> Tensor | float:
+        """The scale of each image, (B, 1, 1, 1), or one for all."""
+        if not isinstance(self.scale, Sequence):
+            return self.scale
+        assert labels is not None
+        if self._scales is None:
+            self._scales = torch.tensor(self.scale, device=x_t.device, dtype=x_t.dtype)
+        return per_image(self._scales[labels], x_t)
+
+
+def check_settings(
+    scale: float | Sequence[float], interval: Sequence[float] | None, rescale: float, plus_plus: bool = False
+) -> None:
+    """Raise `ValueError` for settings of guidance that make no sense."""
+    scales = list(scale) if isinstance(scale, Sequence) else [scale]
+    if not scales or min(scales) < 0:
+        raise ValueError(f"scale={scale} must be 0 (unconditional), 1 (conditional) or more (guided)")
+    if plus_plus and max(scales) > 1:
+        raise ValueError(f"scale={scale} must lie between 0 and 1 with guidance.plus_plus=true (CFG++)")
+    if interval is not None and (len(interval) != 2 or not 0 <= interval[0] < interval[1]):
+        raise ValueError(f"interval={interval} must be [low, high] of σ/α with 0 ≤ low < high, for example [0.2, 5]")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"rescale={rescale} must lie between 0 and 1")
+
+
+def check_scales(scale: float | Sequence[float], num_classes: int) -> None:
+    """Raise `ValueError` unless there is one scale for all classes or one for each."""
+    if isinstance(scale, Sequence) and len(scale) != num_classes:
+        raise ValueError(f"scale={scale} must be one number, or one for each of the {num_classes} classes")
+
+
+def describe_settings(
+    scale: float | Sequence[float], interval: Sequence[float] | None, rescale: float, plus_plus: bool = False
+) -> str:
+    """For reports."""
+    scales = "per class " + ", ".join(f"{one:g}" for one in scale) if isinstance(scale, Sequence) else f"{scale:g}"
+    text = f"{'CFG++' if plus_plus else 'guidance'} scale {scales}"
+    if interval is not None:
+        text += f" at σ/α from {interval[0]:g} to {interval[1]:g}"
+    return text + (f", rescaled {rescale:g}" if rescale else "")
 
 
 class ClassifierFree:
@@ -43,47 +141,55 @@ class ClassifierFree:
 
     Args:
         dropout: probability with which the label of an image is replaced by the null class, each image for itself.
-        scale: guidance scale of the run's own samples; sampling may choose another.
+        scale, interval, rescale, plus_plus: of the run's own samples, as in `Guided`; sampling may choose others.
     """
 
     conditional = True
 
-    def __init__(self, dropout: float = 0.1, scale: float = 2.0) -> None:
+    def __init__(
+        self,
+        dropout: float = 0.1,
+        scale: float | list[float] = 2.0,
+        interval: list[float] | None = None,
+        rescale: float = 0.0,
+        plus_plus: bool = False,
+    ) -> None:
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout} must lie between 0 and 1")
-        if scale < 0:
-            raise ValueError(f"scale={scale} must be 0 (unconditional), 1 (conditional) or more (guided)")
-        if dropout == 0 and scale != 1:
-            raise ValueError(
-                f"dropout=0 never teaches the network to go without a label: guidance.scale={scale:g} must be 1"
-            )
+        check_settings(scale, interval, rescale, plus_plus)
+        if dropout == 0 and (scale != 1 or plus_plus):
+            wrong = "plus_plus=true must be false" if plus_plus else f"scale={scale} must be 1"
+            raise ValueError(f"dropout=0 never teaches the network to go without a label: guidance.{wrong}")
         if dropout == 1 and scale != 0:
-            raise ValueError(f"dropout=1 never shows the network a label: guidance.scale={scale:g} must be 0")
-        self.dropout, self.scale = dropout, scale
+            raise ValueError(f"dropout=1 never shows the network a label: guidance.scale={scale} must be 0")
+        self.dropout, self.scale, self.interval, self.rescale = dropout, scale, interval, rescale
+        self.plus_plus = plus_plus
+
+    def check(self, num_classes: int) -> None:
+        """Raise `ValueError` unless there is one scale for all classes or one for each."""
+        check_scales(self.scale, num_classes)
 
     def drop(self, labels: Tensor | None, u: Tensor, num_classes: int) -> Tensor | None:
         """labels (B,) with the null class wherever u (B,), uniform in [0, 1), lies below the dropout."""
         return None if labels is None else labels.masked_fill(u < self.dropout, num_classes)
 
-    @property
-    def passes(self) -> int:
-        """Network evaluations for one denoised image: guidance asks with and without the label."""
-        return 1 if self.scale == 1 else 2
-
     def guide(self, denoiser: Denoiser) -> nn.Module:
         """The denoiser that sampling calls."""
-        return Guided(denoiser, self.scale)
+        return Guided(denoiser, self.scale, self.interval, self.rescale, self.plus_plus)
 
     def describe(self) -> str:
         """For reports."""
-        return f"guidance scale {self.scale:g}"
+        return describe_settings(self.scale, self.interval, self.rescale, self.plus_plus)
 
 
 class Unconditional:
     """A model that never sees a label."""
 
     conditional = False
-    dropout, scale, passes = 0.0, 1.0, 1
+    dropout, scale, plus_plus = 0.0, 1.0, False
+
+    def check(self, num_classes: int) -> None:
+        """There is nothing that could be wrong."""
 
     def drop(self, labels: Tensor | None, u: Tensor, num_classes: int) -> Tensor | None:
         """No labels."""
@@ -96,3 +202,44 @@ class Unconditional:
     def describe(self) -> str:
         """For reports."""
         return "unconditional"
+
+
+class Autoguidance:
+    """Guidance of a trained model by a weaker one, with or without labels.
+
+    Args:
+        weaker: the weaker model, with the schedule of the stronger.
+        conditional: whether both take labels.
+        name: of the weaker one, for reports.
+        scale, interval, rescale: as in `Guided`.
+    """
+
+    plus_plus = False
+
+    def __init__(
+        self,
+        weaker: Denoiser,
+        conditional: bool,
+        name: str,
+        scale: float | list[float] = 2.0,
+        interval: list[float] | None = None,
+        rescale: float = 0.0,
+    ) -> None:
+        check_settings(scale, interval, rescale)
+        self.weaker, self.conditional, self.name = weaker, conditional, name
+        self.scale, self.interval, self.rescale = scale, interval, rescale
+
+    def check(self, num_classes: int) -> None:
+        """Raise `ValueError` unless there is one scale for all classes or one for each."""
+        check_scales(self.scale, num_classes)
+
+    def guide(self, denoiser: Denoiser) -> nn.Module:
+        """The denoiser that sampling calls."""
+        return Guided(denoiser, self.scale, self.interval, self.rescale, weaker=self.weaker)
+
+    def describe(self) -> str:
+        """For reports."""
+        return f"auto{describe_settings(self.scale, self.interval, self.rescale)} by {self.name}"
+
+
+Guidance = ClassifierFree | Unconditional | Autoguidance

@@ -9,7 +9,7 @@ from diffusion.data import crop_images, decode
 from diffusion.denoiser import Denoiser
 from diffusion.device import Device
 from diffusion.errors import UserError
-from diffusion.guidance import ClassifierFree, Unconditional
+from diffusion.guidance import Guidance
 from diffusion.sampler import Observer, Sampler, draw_images
 
 
@@ -23,11 +23,10 @@ class ImageModel:
         image: {"size": H, "channels": C, "padding": pixels the network sees around it, "class_names": […]}.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, guidance: ClassifierFree | Unconditional, device: Device, image: dict
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, guidance: Guidance, device: Device, image: dict) -> None:
         self.denoiser, self.guidance, self.device, self.image = denoiser, guidance, device, image
         self.class_names: list[str] = image["class_names"]
+        self.evaluations = 0.0  # of networks, for each image of the last `draw`
 
     def labels(self, n: int, classes: Sequence[int] | None = None) -> Tensor | None:
         """n labels that go round `classes` (all of them if None); None for an unconditional model."""
@@ -52,10 +51,13 @@ class ImageModel:
         size, padding = self.image["size"], self.image["padding"]
         shape = (self.image["channels"], size + 2 * padding, size + 2 * padding)
         denoiser: nn.Module = self.guidance.guide(self.denoiser)
+        networks = [module for module in denoiser.modules() if isinstance(module, Denoiser)]
+        before = sum(module.evaluated for module in networks)
         with self.device.autocast():
             x = draw_images(
                 sampler, denoiser, shape, labels, n, seed, batch_size, self.device.torch_device, observe, progress
             )
+        self.evaluations = (sum(module.evaluated for module in networks) - before) / n
         return self.to_images(x)
 
     def to_images(self, x: Tensor) -> Tensor:

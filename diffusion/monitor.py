@@ -1,20 +1,20 @@
 """What a run shows of itself: sample grids with the same noise and labels throughout, held-out loss, and scores."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from diffusion.data import ImageData, Images, encode, pad_images
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import METRICS, value_of, write_report
 from diffusion.evaluation.scoring import Scorer
 from diffusion.image_model import ImageModel
+from diffusion.loss import Weighted
 from diffusion.pictures import grid_layout, labelled_grid, save_picture, tile
 from diffusion.randomness import HELD_OUT, stream
 from diffusion.sampler import Sampler
+from diffusion.timesteps import Timesteps
 from diffusion.tracking import Tracker
 
 
@@ -25,7 +25,7 @@ class Monitor:
         model: with the averaged weights.
         sampler: a fast one.
         data: its test images are held out.
-        timesteps: u → t, as in training.
+        timesteps, loss: as in training.
         scorer: gives scores, or None for none.
         tracker, folder: of the run.
         n: images that are scored.
@@ -39,7 +39,8 @@ class Monitor:
         model: ImageModel,
         sampler: Sampler,
         data: ImageData,
-        timesteps: Callable[[Tensor], Tensor],
+        timesteps: Timesteps,
+        loss: Weighted,
         scorer: Scorer | None,
         tracker: Tracker,
         folder: Path,
@@ -55,7 +56,7 @@ class Monitor:
         if held_out < 0:
             raise ValueError(f"held_out={held_out} must be 0 or more")
         self.model, self.sampler, self.scorer, self.data = model, sampler, scorer, data
-        self.timesteps, self.held_out = timesteps, min(held_out, len(data.test))
+        self.timesteps, self.loss, self.held_out = timesteps, loss, min(held_out, len(data.test))
         self.tracker, self.folder, self.n, self.seed, self.batch_size = tracker, folder, n, seed, batch_size
         self.scores: dict[str, Any] | None = None
         self.pictures: list[tuple[str, str]] = []
@@ -80,13 +81,14 @@ class Monitor:
         x_0 = encode(pad_images(images, self.data.padding))
         t = self.timesteps((torch.arange(n) + torch.rand(n, generator=generator)) / n)
         noise = torch.randn(x_0.shape, generator=generator)
-        labels = self.model.guidance.drop(labels, torch.ones(n), self.model.denoiser.num_classes)
+        labels = labels if self.model.guidance.conditional else None
         total = 0.0
         for part in torch.arange(n).split(self.batch_size):
             tensors = (None if value is None else value[part] for value in (x_0, t, noise, labels))
             x, times, eps, y = (None if value is None else value.to(device.torch_device) for value in tensors)
             with device.autocast():
-                total += float(self.model.denoiser.loss(x, times, eps, y).sum())  # type: ignore[arg-type]
+                losses = self.loss(self.model.denoiser, x, times, eps, y)  # type: ignore[arg-type]
+            total += float((losses * self.timesteps.weight(times)).sum())  # type: ignore[arg-type]
         return total / n
 
     def score(self, step: int) -> dict[str, float | None]:

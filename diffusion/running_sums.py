@@ -20,10 +20,10 @@ class RunningSums:
         # loss, gradient norm, steps, then the loss and the number of images of each noise level
         self.values = torch.zeros(3 + 2 * LEVELS, device=device)
 
-    def add_losses(self, losses: Tensor, t: Tensor, batch_size: int) -> None:
-        """Add the losses (b,) of images at times t (b,), a part of a batch of `batch_size`."""
+    def add_losses(self, losses: Tensor, weighted: Tensor, t: Tensor, batch_size: int) -> None:
+        """Add the losses (b,) of images at times t (b,), as they are and as they count, of a batch of `batch_size`."""
         level = (t * LEVELS).ceil().long().clamp(1, LEVELS) - 1
-        self.values[0] += losses.sum() / batch_size
+        self.values[0] += weighted.sum() / batch_size
         self.values.index_add_(0, 3 + level, losses)
         self.values.index_add_(0, 3 + LEVELS + level, torch.ones_like(losses))
 

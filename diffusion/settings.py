@@ -13,13 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from diffusion.errors import UserError
 
 Config = dict[str, Any]
-FROM_CHECKPOINT = ("model", "schedule", "objective", "timesteps", "ema")
+FROM_CHECKPOINT = ("model", "schedule", "objective", "loss", "timesteps", "ema")
 # Where the classes of each group of the config live; nothing else may be named by a config.
 HOMES = {
     "data": "diffusion.datasets",
     "model": "diffusion.networks",
     "schedule": "diffusion.schedule",
     "objective": "diffusion.objective",
+    "loss": "diffusion.loss",
     "timesteps": "diffusion.timesteps",
     "guidance": "diffusion.guidance",
     "ema": "diffusion.ema",
@@ -68,7 +69,7 @@ def allowed_target(name: str, key: str) -> Any:
 
         if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
             raise refused
-    elif not callable(target) or getattr(target, "__module__", None) != module:
+    elif not callable(target) or not f"{getattr(target, '__module__', None)}.".startswith(f"{home}."):
         raise refused
     return target
 

@@ -1,19 +1,18 @@
 """A trained model out of a checkpoint, with what the command line says about how to draw with it."""
 
 import logging
-import math
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion import checkpoint
-from diffusion.build import build, build_denoiser, build_network
+from diffusion.build import GUIDING, build, build_denoiser, build_network, load_weights
 from diffusion.device import Device
 from diffusion.errors import UserError
 from diffusion.image_model import ImageModel
 from diffusion.sampler import Observer, Sampler
-from diffusion.settings import Config, check_top_level
+from diffusion.settings import Config, unknown
 
 log = logging.getLogger("diffusion")
 
@@ -28,12 +27,9 @@ def load_image_model(state: Config, device: Device, averaged: bool = True) -> Im
     """
     network = build_network(state["config"], state["image"], seed=0)
     weights = state["ema"]["network"] if averaged else state["network"]
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError("The checkpoint's weights do not belong to the model that its config describes.") from error
+    load_weights(network, weights)
     network = device.place(network).eval().requires_grad_(False)
-    denoiser = build_denoiser(state["config"], network)
+    denoiser = build_denoiser(state["config"], network, state["image"])
     return ImageModel(denoiser, build(state["config"]["guidance"], "guidance"), device, state["image"])
 
 
@@ -44,8 +40,8 @@ def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageMode
         log.warning("This run has only got to step %d of %d so far.", state["step"], state["total_steps"])
     device = build(cfg.device, "device") if device is None else device
     model = load_image_model(state, device, cfg.averaged)
-    check_top_level(cfg.guidance, {"scale": (int, float, type(None))}, "guidance.")
-    set_guidance_scale(model, cfg.guidance.scale)
+    given: Any = OmegaConf.to_container(cfg.guidance, resolve=True)
+    set_guidance(model, state, given)
     return model, state
 
 
@@ -102,21 +98,49 @@ def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:
     return build({**own, **settings}, "sampler")
 
 
-def set_guidance_scale(model: ImageModel, scale: float | None) -> None:
-    """Replace the guidance scale of a trained model; `UserError` where it cannot be guided."""
-    if scale is None:
-        return
-    if not math.isfinite(scale):
-        raise UserError(f"guidance.scale={scale} must be a finite number.")
-    if not model.guidance.conditional:
-        if scale != 1:
-            raise UserError(f"guidance.scale={scale:g}: this model was trained with guidance=none and takes no labels.")
-        return
-    if scale < 0:
-        raise UserError(f"guidance.scale={scale:g} must be 0 (unconditional), 1 (conditional) or more (guided).")
-    if scale != 1 and model.guidance.dropout == 0:
-        raise UserError(
-            f"guidance.scale={scale:g}: this model was trained with guidance.dropout=0 and never learned to go "
-            "without a label; use guidance.scale=1."
-        )
-    model.guidance.scale = scale
+def set_guidance(model: ImageModel, state: Config, given: Config) -> None:
+    """Guide a trained model otherwise than its run did.
+
+    Args:
+        model: of the checkpoint.
+        state: the checkpoint.
+        given: scale, interval, rescale, plus_plus, weaker (a run); those that are None stay as they are.
+
+    Raises:
+        UserError: the model cannot be guided so.
+    """
+    for name in given:
+        if name not in (*GUIDING, "weaker"):
+            raise UserError(unknown(f"guidance.{name}", [f"guidance.{other}" for other in (*GUIDING, "weaker")]))
+    weaker = given.pop("weaker", None)
+    given = {name: value for name, value in given.items() if value is not None}
+    own = state["config"]["guidance"]
+    if weaker is not None:
+        if given.pop("plus_plus", False):
+            raise UserError("guidance.plus_plus=true (CFG++) cannot be used with guidance.weaker: leave one out.")
+        settings = {name: value for name, value in {**own, **given}.items() if name in GUIDING and name != "plus_plus"}
+        model.guidance = autoguidance(model, state, str(weaker), settings)
+    elif model.guidance.conditional:
+        model.guidance = build({**own, **given}, "guidance")
+    elif given and given != {"scale": 1}:
+        name, value = next(iter(given.items()))
+        raise UserError(f"guidance.{name}={value}: this model was trained with guidance=none and takes no labels.")
+    try:
+        model.guidance.check(model.denoiser.num_classes)
+    except ValueError as error:
+        raise UserError(f"guidance.{error}.") from error
+
+
+def autoguidance(model: ImageModel, state: Config, weaker: str, settings: Config) -> Any:
+    """Guidance by the model of the run `weaker`, which must see the same images and noise levels."""
+    path = checkpoint.find(weaker, setting="guidance.weaker")
+    other = checkpoint.load(path)
+    for name in ("schedule", "image"):
+        mine, theirs = ((s["config"][name] if name == "schedule" else s[name]) for s in (state, other))
+        if any(theirs.get(key, value) != value for key, value in mine.items()):
+            raise UserError(f"guidance.weaker={weaker}: that model was trained with another {name} than this one.")
+    poor = load_image_model(other, model.device)
+    if poor.denoiser.num_classes != model.denoiser.num_classes:
+        raise UserError(f"guidance.weaker={weaker}: of the two models, only one takes labels; choose both alike.")
+    live: Config = {"weaker": poor.denoiser, "conditional": model.guidance.conditional, "name": path.parent.name}
+    return build({"_target_": "diffusion.guidance.Autoguidance", **settings}, "guidance", **live)

@@ -18,15 +18,17 @@ from diffusion import checkpoint
 from diffusion.data import ImageData, batches, encode, pad_images
 from diffusion.denoiser import Denoiser
 from diffusion.device import Device
-from diffusion.ema import EMA
+from diffusion.ema import EMA, PowerEMA
 from diffusion.errors import UserError
 from diffusion.guidance import ClassifierFree, Unconditional
 from diffusion.interruption import Stopped, StopSignals, resume_command
+from diffusion.loss import Weighted
 from diffusion.monitor import Monitor
 from diffusion.pacing import learning_rate_factor, total_steps
 from diffusion.progress import progress_bar
 from diffusion.randomness import TRAINING, stream
 from diffusion.running_sums import RunningSums, Stopwatch
+from diffusion.timesteps import Timesteps
 from diffusion.tracking import Tracker
 
 
@@ -39,6 +41,7 @@ class Trainer:
         data: what it is trained on.
         guidance: drops labels.
         timesteps: u → t.
+        loss: what is minimised.
         optimizer: parameters → optimizer.
         device: where and how.
         tracker: takes curves.
@@ -60,10 +63,11 @@ class Trainer:
     def __init__(
         self,
         denoiser: Denoiser,
-        ema: EMA,
+        ema: EMA | PowerEMA,
         data: ImageData,
         guidance: ClassifierFree | Unconditional,
-        timesteps: Callable[[Tensor], Tensor],
+        timesteps: Timesteps,
+        loss: Weighted,
         optimizer: Callable[..., torch.optim.Optimizer],
         device: Device,
         tracker: Tracker,
@@ -100,7 +104,14 @@ class Trainer:
                 raise ValueError(f"{name}={value} must be 0 or more")
         self.total_steps = total_steps(images, epochs, steps, batch_size, len(data.train))
         self.denoiser, self.ema, self.data, self.guidance, self.timesteps = denoiser, ema, data, guidance, timesteps
-        self.device, self.tracker, self.folder, self.seed, self.header = device, tracker, folder, seed, header
+        self.loss, self.device, self.tracker, self.folder, self.seed, self.header = (
+            loss,
+            device,
+            tracker,
+            folder,
+            seed,
+            header,
+        )
         self.monitor, self.batch_size, self.accumulate = monitor, batch_size, accumulate
         self.clip_norm, self.warmup, self.decay, self.workers = clip_norm or math.inf, warmup, decay, workers
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
@@ -165,23 +176,26 @@ class Trainer:
         u_time, u_label = torch.rand(2, self.batch_size, generator=generator, device=images.device)
         noise = torch.randn(x_0.shape, generator=generator, device=images.device)
         t = self.timesteps(u_time)
+        weight, progress = self.timesteps.weight(t), self.step / self.total_steps
         labels = self.guidance.drop(labels, u_label, self.denoiser.num_classes)
 
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(self.step, self.total_steps, self.warmup, self.decay)
-        micro = self.batch_size // self.accumulate
+        micro, seen = self.batch_size // self.accumulate, []
         for first in range(0, self.batch_size, micro):
             part = slice(first, first + micro)
             with self.device.autocast():
-                losses = self.denoiser.loss(
-                    encode(x_0[part]), t[part], noise[part], None if labels is None else labels[part]
-                )
-            (losses.sum() / self.batch_size).backward()
-            self.sums.add_losses(losses.detach(), t[part], self.batch_size)
+                chosen = None if labels is None else labels[part]
+                losses = self.loss(self.denoiser, encode(x_0[part]), t[part], noise[part], chosen, progress)
+            weighted = losses * (weight[part] if isinstance(weight, Tensor) else weight)
+            (weighted.sum() / self.batch_size).backward()
+            seen.append(losses.detach())
+            self.sums.add_losses(losses.detach(), weighted.detach(), t[part], self.batch_size)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.denoiser.network)
+        self.timesteps.observe(t, torch.cat(seen))
         self.sums.add_step(norm)
         self.step += 1
 
@@ -239,6 +253,7 @@ class Trainer:
             "network": self.denoiser.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "timesteps": self.timesteps.state_dict(),
             "sums": self.sums.values,
             "best": self.best,
         }
@@ -252,6 +267,7 @@ class Trainer:
             )
         self.denoiser.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
+        self.timesteps.load_state_dict(state.get("timesteps", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():

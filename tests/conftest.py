@@ -78,7 +78,7 @@ class GaussianDenoiser(torch.nn.Module):
         self.schedule, self.mean, self.std = schedule, mean, std
 
     def forward(self, x_t, t, labels=None):
-        alpha, sigma = (value.view(-1, 1, 1, 1) for value in self.schedule(t.double()))
+        alpha, sigma = (value.view(-1, 1, 1, 1) for value in self.schedule(torch.as_tensor(t).double().flatten()))
         variance = alpha**2 * self.std**2 + sigma**2
         x_0 = self.mean + alpha * self.std**2 / variance * (x_t.double() - alpha * self.mean)
         return x_0.to(x_t.dtype)
@@ -92,7 +92,7 @@ class FiniteDenoiser(torch.nn.Module):
         self.schedule, self.points = schedule, points.double()
 
     def forward(self, x_t, t, labels=None):
-        alpha, sigma = (value.view(-1, 1) for value in self.schedule(t.double()))
+        alpha, sigma = (value.view(-1, 1) for value in self.schedule(torch.as_tensor(t).double().flatten()))
         flat, points = x_t.double().flatten(1), self.points.flatten(1)
         distance = (flat[:, None] - alpha[:, :, None] * points[None]).square().sum(dim=2)  # (B, n)
         weight = torch.softmax(-distance / (2 * sigma**2), dim=1)

@@ -63,11 +63,13 @@ def test_what_must_be_given_is_asked_for():
 
 
 def model(guidance):
-    image = {"size": 28, "channels": 1, "padding": 0, "class_names": ["Bag", "Sneaker"]}
+    image = {"size": 28, "channels": 1, "padding": 0, "class_names": ["Bag", "Sneaker"], "sigma_data": 0.8}
     config = tiny_config(guidance=guidance)
     device = build.build(config["device"], "device")
     network = build.build_network(config, image, 0)
-    return ImageModel(build.build_denoiser(config, network), build.build(config["guidance"], "guidance"), device, image)
+    return ImageModel(
+        build.build_denoiser(config, network, image), build.build(config["guidance"], "guidance"), device, image
+    )
 
 
 def test_classes_by_name_or_number():
@@ -93,15 +95,16 @@ def test_an_unconditional_model_cannot_be_guided():
     with pytest.raises(UserError, match="classes=1: this model was trained with guidance=none"):
         trained.class_numbers(1, unconditional)
     with pytest.raises(UserError, match=r"guidance\.scale=2: this model was trained with guidance=none"):
-        trained.set_guidance_scale(unconditional, 2.0)
+        trained.set_guidance(unconditional, {"config": tiny_config(guidance="none")}, {"scale": 2})
 
 
 def test_a_model_that_never_dropped_labels_cannot_be_guided():
     never = model("classifier_free")
-    never.guidance.dropout = 0
-    with pytest.raises(UserError, match="never learned to go without a label"):
-        trained.set_guidance_scale(never, 2.0)
-    trained.set_guidance_scale(never, 1.0)
+    state = {"config": tiny_config(**{"guidance.dropout": 0, "guidance.scale": 1})}
+    for given, wrong in (({"scale": 2}, "scale=2"), ({"plus_plus": True}, "plus_plus=true")):
+        with pytest.raises(UserError, match=rf"guidance\.dropout=0 never teaches .* guidance\.{wrong} must be"):
+            trained.set_guidance(never, state, given)
+    trained.set_guidance(never, state, {"scale": 1})
 
 
 def test_the_network_depends_on_the_seed_alone():
@@ -126,10 +129,12 @@ def test_guidance_needs_labels():
 @pytest.mark.parametrize("padding", [0, 2])
 def test_images_have_the_size_of_the_data(padding):
     config = tiny_config(**{"data.padding": padding})
-    image = {"size": 28, "channels": 1, "padding": padding, "class_names": list("ab")}
+    image = {"size": 28, "channels": 1, "padding": padding, "class_names": list("ab"), "sigma_data": 0.8}
     device = build.build(config["device"], "device")
     network = build.build_network(config, image, 0)
-    made = ImageModel(build.build_denoiser(config, network), build.build(config["guidance"], "guidance"), device, image)
+    made = ImageModel(
+        build.build_denoiser(config, network, image), build.build(config["guidance"], "guidance"), device, image
+    )
     images = made.draw(build.build(config["preview"], "preview"), 3, made.labels(3), seed=0, batch_size=2)
     assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8
 

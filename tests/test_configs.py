@@ -9,7 +9,7 @@ from conftest import ROOT, compose
 from diffusion import build, settings
 
 LADDER = ["base", "improved", "cosine", "cfg", "ema"]
-IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": list("abcdefghij")}
+IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": list("abcdefghij"), "sigma_data": 0.8}
 
 
 def options(group):
@@ -18,11 +18,12 @@ def options(group):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o) for g in ("schedule", "objective", "timesteps", "guidance", "sampler") for o in options(g)],
+    [(g, o) for g in ("schedule", "objective", "loss", "timesteps", "guidance", "sampler") for o in options(g)],
 )
 def test_every_option_builds(group, option):
     config = compose("train", f"{group}={option}")
-    assert build.build(config[group], group) is not None
+    node = build.measured(config[group], IMAGE)
+    assert build.build(node, group, {"schedule": build.build(config["schedule"], "schedule")}) is not None
 
 
 @pytest.mark.parametrize("option", options("model"))
@@ -52,7 +53,7 @@ def test_every_experiment_names_only_settings_that_exist(option):
     config = compose("train", f"experiment={option}")
     settings.check_types(config)
     network = build.build_network({**config, "model": {**config["model"], "width": 32}}, IMAGE, seed=0)
-    build.build_denoiser(config, network)
+    build.build_denoiser(config, network, IMAGE)
 
 
 def changed(parent, child):

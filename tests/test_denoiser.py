@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from diffusion.denoiser import Denoiser
+from diffusion.loss import Target
 from diffusion.objective import X0, Epsilon, V
-from diffusion.schedule import Cosine, Linear
+from diffusion.schedule import Cosine, Flow, Linear
 
 
 class Scripted(torch.nn.Module):
@@ -30,7 +31,7 @@ def test_the_loss_is_the_squared_error_of_the_target(objective, generator):
     alpha, sigma = (value.view(-1, 1, 1, 1) for value in schedule(t))
     target = objective.target(x_0, noise, alpha, sigma)
     network = Scripted(target + 0.5)
-    losses = Denoiser(network, schedule, objective).loss(x_0, t, noise, labels)
+    losses = Target()(Denoiser(network, schedule, objective), x_0, t, noise, labels)
     assert torch.allclose(losses, torch.full((3,), 0.25), atol=1e-5)
     x, times, asked = network.asked
     assert torch.allclose(x, alpha * x_0 + sigma * noise) and torch.allclose(times, 1000 * t)
@@ -53,11 +54,24 @@ def test_no_labels_mean_the_null_class():
     assert network.asked[2].tolist() == [4, 4]
 
 
-def test_epsilon_needs_signal_at_the_end():
-    class Flow:
-        def __call__(self, t):
-            return 1 - t, t
+def test_one_time_for_all_images():
+    network = Scripted(torch.zeros(3, 1, 4, 4))
+    denoiser, x_t = Denoiser(network, Cosine(), V()), torch.ones(3, 1, 4, 4)
+    assert torch.equal(denoiser(x_t, 0.25), denoiser(x_t, torch.full((3,), 0.25)))
+    assert denoiser.evaluated == 6
 
-    with pytest.raises(ValueError, match="objective=epsilon.*schedule=Flow.*objective=v"):
-        Denoiser(Scripted(None), Flow(), Epsilon())
-    Denoiser(Scripted(None), Flow(), V())
+
+@pytest.mark.parametrize(
+    ("schedule", "named"),
+    [(Flow(), "schedule=flow"), (Linear(zero_terminal_snr=True), "schedule.zero_terminal_snr=true")],
+)
+def test_epsilon_needs_signal_at_the_end(schedule, named):
+    with pytest.raises(ValueError, match=f"objective=epsilon cannot be used with {named}.*objective=v"):
+        Denoiser(Scripted(None), schedule, Epsilon())
+    Denoiser(Scripted(None), schedule, V())
+
+
+def test_a_second_head_gives_the_share_of_the_variance():
+    network = Scripted(torch.cat([torch.full((2, 1, 4, 4), 0.3), torch.full((2, 1, 4, 4), -1.0)], dim=1))
+    found = Denoiser(network, Cosine(), X0(), learns_variance=True).estimate(torch.zeros(2, 1, 4, 4), 0.5)
+    assert float((found.x_0 - 0.3).abs().max()) < 1e-6 and torch.equal(found.share, torch.zeros(2, 1, 4, 4))

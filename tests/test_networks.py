@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diffusion.networks.dit import DiT
 from diffusion.networks.layers import sinusoidal_embedding
 from diffusion.networks.unet import UNet
 from diffusion.networks.unet_simple import UNetSimple
@@ -14,6 +15,11 @@ def small_simple(**settings):
 
 def small_unet(**settings):
     return UNet(**{"channels": 1, "image_size": 28, "width": 8, "groups": 4, "head_width": 8, "blocks": 1, **settings})
+
+
+def small_dit(**settings):
+    patch = 1 if settings.get("image_size", 28) % 2 else 2
+    return DiT(**{"channels": 1, "image_size": 28, "width": 16, "depth": 2, "heads": 2, "patch": patch, **settings})
 
 
 def count(network):
@@ -41,7 +47,7 @@ def test_the_educational_network_has_the_published_size():
     assert abs(expected - 23.3e6) < 0.1e6
 
 
-@pytest.mark.parametrize("make", [small_simple, small_unet])
+@pytest.mark.parametrize("make", [small_simple, small_unet, small_dit])
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3), (17, 1), (30, 3)])
 def test_any_size_and_channels(make, size, channels):
     network = make(image_size=size, channels=channels, num_classes=3)
@@ -63,7 +69,7 @@ def test_space_to_depth_quarters_the_pixels_and_needs_even_sizes():
         small_unet(patch=2, image_size=27)
 
 
-@pytest.mark.parametrize("make", [small_simple, small_unet])
+@pytest.mark.parametrize("make", [small_simple, small_unet, small_dit])
 def test_time_and_label_matter_and_images_do_not_mix(make):
     torch.manual_seed(0)
     network = make(num_classes=3).eval()

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from diffusion.objective import X0, Epsilon, V, clamp_log_snr
+from diffusion.objective import EDM, X0, Epsilon, Flow, V, clamp_log_snr
+from diffusion.schedule import EDM as EDMSchedule
 from diffusion.schedule import Cosine, Linear
+from diffusion.schedule import Flow as FlowSchedule
 
-ALL = [Epsilon(), X0(), V()]
+ALL = [Epsilon(), X0(), V(), Flow(), EDM(0.7)]
 
 
 @pytest.mark.parametrize("objective", ALL)
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), lambda t: (1 - t, t), lambda t: (torch.ones_like(t), 5 * t)])
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), FlowSchedule(), EDMSchedule()])
 def test_a_perfect_network_gives_back_the_image(objective, schedule, generator):
-    t = torch.linspace(0.02, 0.98, 20, dtype=torch.float64)
+    t = torch.linspace(0.2, 0.98, 20, dtype=torch.float64)  # log SNR within ±20 for all
     alpha, sigma = schedule(t)
     x_0 = torch.randn(20, generator=generator, dtype=torch.float64)
     noise = torch.randn(20, generator=generator, dtype=torch.float64)
@@ -27,6 +29,28 @@ def test_targets_are_the_published_ones():
     assert Epsilon().target(x_0, noise, alpha, sigma) == -1
     assert X0().target(x_0, noise, alpha, sigma) == 2
     assert torch.isclose(V().target(x_0, noise, alpha, sigma), torch.tensor(0.8 * -1 - 0.6 * 2))
+    assert Flow().target(x_0, noise, alpha, sigma) == -1 - 2
+
+
+def test_edm_is_its_table_1():
+    """c_skip, c_out, c_in of Karras et al. 2022 for α = 1; input and target then have unit variance."""
+    sigma, sigma_data = torch.tensor([0.01, 0.5, 80.0], dtype=torch.float64), 0.5
+    one = torch.ones_like(sigma)
+    total = sigma**2 + sigma_data**2
+    c_skip, c_out, c_in = EDM(sigma_data).coefficients(one, sigma)
+    assert torch.allclose(c_skip, sigma_data**2 / total)
+    assert torch.allclose(c_out, sigma * sigma_data / total.sqrt()) and torch.allclose(c_in, 1 / total.sqrt())
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), FlowSchedule(), EDMSchedule()])
+def test_edm_sees_and_predicts_unit_variance(schedule, generator):
+    sigma_data, t = 0.7, torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
+    x_0 = sigma_data * torch.randn(200_000, 1, generator=generator, dtype=torch.float64)
+    noise = torch.randn(200_000, 1, generator=generator, dtype=torch.float64)
+    alpha, sigma = schedule(t)
+    c_in = EDM(sigma_data).coefficients(alpha, sigma)[2]
+    for value in (c_in * (alpha * x_0 + sigma * noise), EDM(sigma_data).target(x_0, noise, alpha, sigma)):
+        assert torch.allclose(value.var(dim=0), torch.ones(3, dtype=torch.float64), atol=0.02)
 
 
 @pytest.mark.parametrize("objective", ALL)

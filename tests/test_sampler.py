@@ -5,6 +5,7 @@ import torch
 from conftest import FiniteDenoiser, GaussianDenoiser
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from diffusion.denoiser import Estimate
 from diffusion.objective import Epsilon, V
 from diffusion.sampler import DDIM, Level, Noise, draw_images
 from diffusion.schedule import Cosine, Linear, Quadratic, Sigmoid
@@ -45,7 +46,7 @@ def test_the_exact_denoiser_of_a_finite_set_lands_on_its_points(eta, steps, gene
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 50, 1000])
 def test_the_time_grid(steps):
-    times = DDIM(steps).times()
+    times = DDIM(steps).times(Cosine())
     assert len(times) == steps + 1
     assert times[0] == 1 and times[-1] == 0
     assert all(later < earlier for earlier, later in zip(times, times[1:], strict=False))
@@ -53,7 +54,7 @@ def test_the_time_grid(steps):
 
 def given(value):
     """A stand-in for the network evaluation: the x̂_0 that the oracle's arithmetic is compared on."""
-    return lambda x_t, level: value
+    return lambda x_t, level: Estimate(value)
 
 
 def level(schedule, t):
@@ -89,7 +90,7 @@ def test_every_step_agrees_with_diffusers(kind, name, steps, objective, predicti
         tolerance = 1e-5 if exact or eta == 0 or steps == 50 else 1e-4
         oracle.set_timesteps(steps)
         x_t = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
-        times = sampler.times()
+        times = sampler.times(schedule)
         for k, timestep in enumerate(oracle.timesteps):
             assert int(timestep) == round(times[k] * 1000) - 1
             output = torch.randn(x_t.shape, generator=generator, dtype=torch.float64)
@@ -97,7 +98,7 @@ def test_every_step_agrees_with_diffusers(kind, name, steps, objective, predicti
             t, s = level(schedule, times[k]), level(schedule, times[k + 1])
             c_skip, c_out, _ = objective.coefficients(*(torch.tensor(v, dtype=torch.float64) for v in t[1:]))
             x_0 = (c_skip * x_t + c_out * output).clamp(-1, 1)
-            mine = sampler.step(given(x_0), x_t, t, s, lambda z=z: z)
+            mine = sampler.step(given(x_0), x_t, t, s, lambda z=z: z, [])
             theirs = oracle_step(oracle, output, timestep, x_t, eta, z)
             assert float((mine - theirs).abs().max()) < tolerance, f"{type(oracle).__name__}, step {k}"
             x_t = theirs
@@ -149,7 +150,7 @@ def test_the_last_step_adds_no_noise():
     def forbidden():
         raise AssertionError("noise was drawn at the last step")
 
-    assert torch.allclose(sampler.step(given(x_0), x_t, level(schedule, 0.1), level(schedule, 0.0), forbidden), x_0)
+    assert torch.allclose(sampler.step(given(x_0), x_t, level(schedule, 0.1), level(schedule, 0.0), forbidden, []), x_0)
 
 
 def test_a_huge_estimate_is_clamped_and_the_noise_derived_anew():
@@ -162,9 +163,10 @@ def test_a_huge_estimate_is_clamped_and_the_noise_derived_anew():
     seen = []
     x = draw_images(DDIM(20), Huge(), (1, 4, 4), None, 2, 0, 2, CPU, observe=lambda x_t, x_0: seen.append((x_t, x_0)))
     assert float(x.max()) <= 1 and len(seen) == 20
-    sampler, schedule = DDIM(20), Cosine()
+    schedule = Cosine()
+    times = DDIM(20).times(schedule)
     for k in range(19):  # x_s = α_s x̂_0 + σ_s ε̂ with the ε̂ for which x_t = α_t x̂_0 + σ_t ε̂
-        t, s = level(schedule, sampler.times()[k]), level(schedule, sampler.times()[k + 1])
+        t, s = level(schedule, times[k]), level(schedule, times[k + 1])
         eps = (seen[k][0] - t.alpha) / t.sigma
         assert torch.allclose(seen[k + 1][0], s.alpha + s.sigma * eps, atol=1e-4)
 

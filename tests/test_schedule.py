@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusion.schedule import Cosine, Linear, Quadratic, Sigmoid
+from diffusion.schedule import EDM, Cosine, Flow, Linear, Quadratic, Sigmoid
 
 ALL = [Linear, Quadratic, Sigmoid, Cosine]
 
@@ -91,3 +91,57 @@ def test_agrees_with_diffusers(kind, name, steps):
     scale = 1000 / steps
     oracle = DDPMScheduler(steps, beta_start=1e-4 * scale, beta_end=0.02 * scale, beta_schedule=name)
     assert torch.allclose(alpha_bar(kind(steps), steps).float(), oracle.alphas_cumprod, rtol=1e-4, atol=1e-7)
+
+
+RESCALED = [lambda steps, kind=kind: kind(steps, zero_terminal_snr=True) for kind in ALL]
+
+
+@pytest.mark.parametrize("schedule", [*(kind() for kind in ALL), *(make(1000) for make in RESCALED), Flow(), EDM()])
+def test_the_noise_level_leads_back_to_the_time(schedule):
+    t = torch.cat([torch.linspace(0.001, 0.999, 997), torch.tensor([0.00051, 0.99951])]).double()
+    alpha, sigma = schedule(t)
+    assert torch.allclose(schedule.time_at(2 * (alpha / sigma).log()), t, atol=1e-7)
+    # Beyond both ends: the nearest time there is.
+    assert float(schedule.time_at(torch.tensor(-400.0, dtype=torch.float64))) == pytest.approx(1, abs=1e-12)
+    assert float(schedule.time_at(torch.tensor(400.0, dtype=torch.float64))) < 1e-4
+
+
+@pytest.mark.parametrize("make", RESCALED)
+@pytest.mark.parametrize("steps", [50, 1000])
+def test_zero_terminal_snr(make, steps):
+    schedule = make(steps)
+    alpha, sigma = schedule(torch.linspace(0, 1, 3001, dtype=torch.float64))
+    assert float(alpha[-1]) == 0 and float(sigma[-1]) == 1 and float(alpha[0]) == 1
+    assert torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-12)
+    assert (alpha.diff() < 0).all() and alpha.isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Linear, "linear"), (Cosine, "squaredcos_cap_v2")])
+def test_zero_terminal_snr_agrees_with_diffusers(kind, name):
+    from diffusers import DDIMScheduler
+
+    oracle = DDIMScheduler(
+        1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule=name,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    mine = alpha_bar(kind(1000, zero_terminal_snr=True), 1000)
+    assert torch.allclose(mine.float(), oracle.alphas_cumprod, rtol=2e-3, atol=1e-7)
+
+
+def test_flow_and_edm_are_what_they_say():
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert torch.equal(torch.stack(Flow()(t)), torch.stack([1 - t, t]))
+    alpha, sigma = EDM(sigma_max=80, rho=7)(t)
+    assert (alpha == 1).all() and float(sigma[0]) == 0 and float(sigma[-1]) == 80
+    # Even steps of t are even in σ^(1/7), as EDM's eq. 5 has it.
+    assert torch.allclose((sigma ** (1 / 7)).diff(), (80 ** (1 / 7) / 10) * torch.ones(10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("settings", [{"sigma_max": 1.0}, {"rho": 0.5}])
+def test_edm_settings_out_of_range(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
+        EDM(**settings)

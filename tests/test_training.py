@@ -72,8 +72,13 @@ def test_resuming_in_another_memory_layout_keeps_the_optimizer(tmp_path):
 
 def test_every_step_sees_other_noise_and_the_whole_batch_at_once(tmp_path):
     trainer = make(tmp_path, **{"training.steps": 3, "training.batch_size": 4, "training.accumulate": 2})
-    seen, loss = [], trainer.denoiser.loss
-    trainer.denoiser.loss = lambda x, t, noise, labels: (seen.append((t, noise, labels)), loss(x, t, noise, labels))[1]
+    seen, loss = [], trainer.loss
+
+    def watched(denoiser, x, t, noise, labels, progress):
+        seen.append((t, noise, labels))
+        return loss(denoiser, x, t, noise, labels, progress)
+
+    trainer.loss = watched
     trainer.fit()
     trainer.tracker.close()
     expected = stream(trainer.seed, TRAINING, 0)

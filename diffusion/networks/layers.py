@@ -49,13 +49,21 @@ class Conditioning(nn.Module):
         return vector
 
 
+def zero(layer: nn.Module) -> nn.Module:
+    """The layer with all its weights at zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def check_shape(image_size: int, halvings: int, widths: dict[str, int], groups: int = 1) -> None:
     """Raise `ValueError` for widths that are no positive multiples of `groups`, or an image that gets too small."""
     if groups < 1:
         raise ValueError(f"groups={groups} must be at least 1")
     for name, value in widths.items():
         if value < 1 or value % groups:
-            raise ValueError(f"{name}={value} must be a positive multiple of {groups}")
+            rule = "at least 1" if groups == 1 else f"a positive multiple of {groups}"
+            raise ValueError(f"{name}={value} must be {rule}")
     if image_size >> halvings < 2:
         raise ValueError(
             f"images of {image_size}×{image_size} pixels cannot be halved {halvings} times: use fewer levels, "

@@ -10,14 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.networks.layers import Conditioning, check_shape
-
-
-def zero(layer: nn.Module) -> nn.Module:
-    """The layer with all its weights at zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
+from diffusion.networks.layers import Conditioning, check_shape, zero
 
 
 class ResidualBlock(nn.Module):
@@ -78,6 +71,7 @@ class UNet(nn.Module):
         channels: of the images.
         image_size: side of the images, in pixels; divisible by `patch`.
         num_classes: K, or 0 for an unconditional network.
+        out_channels: of the output; None is those of the images.
         width: channels at the highest resolution, a multiple of `groups`.
         multipliers: width of each level as a multiple of `width`; one level more than there are halvings.
         blocks: residual blocks per level on the way down (one more on the way up).
@@ -92,6 +86,7 @@ class UNet(nn.Module):
         channels: int,
         image_size: int,
         num_classes: int = 0,
+        out_channels: int | None = None,
         width: int = 64,
         multipliers: list[int] | None = None,
         blocks: int = 2,
@@ -114,6 +109,7 @@ class UNet(nn.Module):
         if any(width * multiplier % head_width for multiplier in attended):
             raise ValueError(f"head_width={head_width} must divide the width of every level with attention")
         self.num_classes, self.patch = num_classes, patch
+        out_channels = out_channels or channels
         vector_width = 4 * width
         self.conditioning = Conditioning(vector_width, num_classes, hidden=True)
 
@@ -139,11 +135,11 @@ class UNet(nn.Module):
             if level:
                 self.up.append(nn.Conv2d(current, current, 3, padding=1))
         self.last = nn.Sequential(
-            nn.GroupNorm(groups, current), nn.SiLU(), zero(nn.Conv2d(current, channels * patch**2, 3, padding=1))
+            nn.GroupNorm(groups, current), nn.SiLU(), zero(nn.Conv2d(current, out_channels * patch**2, 3, padding=1))
         )
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, C, H, W)."""
+        """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, out_channels, H, W)."""
         vector = F.silu(self.conditioning(t, labels))
         x = self.first(F.pixel_unshuffle(x, self.patch))
         skips = [x]

@@ -80,6 +80,7 @@ class UNetSimple(nn.Module):
         channels: of the images.
         image_size: side of the images, in pixels; any that can be halved `levels` times, rounding down.
         num_classes: K, or 0 for an unconditional network.
+        out_channels: of the output; None is those of the images.
         width: w, a multiple of 4.
         levels: number of halvings.
         bottleneck: number of DoubleConvs at the lowest resolution, at least 2 (one widens, one comes back).
@@ -93,6 +94,7 @@ class UNetSimple(nn.Module):
         channels: int,
         image_size: int,
         num_classes: int = 0,
+        out_channels: int | None = None,
         width: int = 64,
         levels: int = 3,
         bottleneck: int = 3,
@@ -129,10 +131,10 @@ class UNetSimple(nn.Module):
             *[DoubleConv(deep, deep) for _ in range(bottleneck - 2)],
             DoubleConv(deep, widths[-1]),
         )
-        self.last = nn.Conv2d(width, channels, 1)
+        self.last = nn.Conv2d(width, out_channels or channels, 1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, C, H, W)."""
+        """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, out_channels, H, W)."""
         vector = self.conditioning(t, labels)
         x = self.first(x)
         skips = [x]

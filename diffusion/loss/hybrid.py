@@ -1,0 +1,54 @@
+"""Learned variance (Nichol & Dhariwal 2021, https://arxiv.org/abs/2102.09672): the squared error teaches the mean, the
+variational bound teaches how much noise each step should add,
+
+    L = L_simple + weight · L_vlb,    log variance = (1 − v) · log β̃ + v · log β,
+
+with v from a second head of the network. The bound does not reach back into the mean.
+"""
+
+from torch import Tensor
+
+from diffusion.denoiser import Denoiser, per_image
+from diffusion.loss.weights import Weighted
+from diffusion.variational import step_bits
+
+
+class Hybrid(Weighted):
+    """The squared error in the network's own target, plus the variational bound for the variance.
+
+    Args:
+        weight: of the bound, whose T terms are each estimated from the one that is drawn.
+        steps: T, the steps of the process that is bounded; None is that of the schedule.
+    """
+
+    learns_variance = True
+
+    def __init__(self, weight: float = 0.001, steps: int | None = None) -> None:
+        if weight <= 0:
+            raise ValueError(f"weight={weight} must be positive")
+        if steps is not None and steps < 2:
+            raise ValueError(f"steps={steps} must be at least 2")
+        self.bound_weight, self.steps = weight, steps
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x_0: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> Tensor:
+        alpha, sigma = denoiser.schedule(t)
+        c_skip, c_out, c_in = (per_image(c, x_0) for c in denoiser.objective.coefficients(alpha, sigma))
+        alpha, sigma = per_image(alpha, x_0), per_image(sigma, x_0)
+        x_t = alpha * x_0 + sigma * noise
+        prediction, share = denoiser.predict(c_in * x_t, t, labels)
+        assert share is not None
+        simple = (prediction - denoiser.objective.target(x_0, noise, alpha, sigma)).square().flatten(1).mean(dim=1)
+        estimate = (c_skip * x_t + c_out * prediction).detach()
+        steps = self.steps or denoiser.schedule.steps
+        s = (t - 1 / steps).clamp(min=0)
+        s = s * (s > 0.5 / steps)  # the first of the T steps, up to rounding
+        bits = step_bits(denoiser.schedule, x_0, x_t, t, s, estimate, share)
+        return simple + self.bound_weight * steps * bits

@@ -1,0 +1,227 @@
+"""From noise to images: one loop over falling times; a sampler writes only the step from t to s < t.
+
+With the estimate x̂_0 goes the noise ε̂ = (x_t − α_t x̂_0)/σ_t, and every deterministic step follows the same path, the
+probability-flow ODE (Song et al. 2021, https://arxiv.org/abs/2011.13456): samplers differ in how well they follow it
+in few steps, and in whether they add fresh noise on the way. None needs to know what the network predicts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.denoiser import Estimate
+from diffusion.progress import progress_bar
+from diffusion.randomness import SAMPLING, stream
+from diffusion.sampler.grid import GRIDS
+from diffusion.schedule import Schedule
+
+Observer = Callable[[Tensor, Tensor], None]
+
+
+class Noise:
+    """The random numbers of some images: image i draws from its own stream, so neither the batch it is made in nor
+    the device changes them (they are drawn on the CPU).
+
+    Args:
+        seed: of the whole sample.
+        indices: numbers of the images in the sample.
+        shape: (C, H, W).
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
+        self.streams = [stream(seed, SAMPLING, index) for index in indices]
+        self.shape, self.device = tuple(shape), device
+
+    def __call__(self) -> Tensor:
+        """The next standard normal (B, C, H, W)."""
+        drawn = torch.stack([torch.randn(self.shape, generator=generator) for generator in self.streams])
+        return drawn.to(self.device, non_blocking=True)
+
+
+class Level(NamedTuple):
+    """A time with its α and σ, as plain numbers: no step waits for the device."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def ratio(self) -> float:
+        """σ/α, infinite where nothing of the image is left."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+    @property
+    def half_log_snr(self) -> float:
+        """λ = log(α/σ), with −20 for pure noise, where it is infinite."""
+        return math.log(self.alpha / self.sigma) if self.alpha else -20.0
+
+
+def levels_at(schedule: Schedule, times: Sequence[float]) -> list[Level]:
+    """The levels of some times."""
+    t = torch.tensor(times, dtype=torch.float64)
+    return [Level(*row) for row in torch.stack([t, *schedule(t)], dim=1).tolist()]
+
+
+class Denoise:
+    """The network as a step sees it: denoise(x_t, level) → `Estimate`, with labels and clamping taken care of.
+
+    Args:
+        denoiser: x_t, t, labels → x̂_0, with an attribute `schedule`; one that knows more has a method `estimate`.
+        labels: classes (B,) or None.
+        clip: clamp x̂_0 to [−1, 1].
+        observe: called as observe(x_t, x̂_0) after each evaluation.
+    """
+
+    def __init__(self, denoiser: nn.Module, labels: Tensor | None, clip: bool, observe: Observer | None) -> None:
+        self.denoiser, self.labels, self.clip, self.observe = denoiser, labels, clip, observe
+        self.schedule: Schedule = denoiser.schedule  # type: ignore[assignment]
+
+    def __call__(self, x_t: Tensor, at: Level) -> Estimate:
+        estimate = getattr(self.denoiser, "estimate", None)
+        found: Estimate = (
+            Estimate(self.denoiser(x_t, at.t, self.labels)) if estimate is None else estimate(x_t, at.t, self.labels)
+        )
+        if self.clip:
+            kept = None if found.kept is None else found.kept.clamp(-1, 1)
+            found = Estimate(found.x_0.clamp(-1, 1), kept, found.share)
+        if self.observe is not None:
+            self.observe(x_t, found.x_0)
+        return found
+
+
+class Sampler:
+    """The loop. A subclass writes `step`.
+
+    Args:
+        steps: steps of the time grid, at least 1; each is one network evaluation (of batched pairs, under guidance)
+            unless the sampler says otherwise.
+        clip: clamp x̂_0 to [−1, 1] in every evaluation, where the data lies.
+        grid: where the times lie: "uniform" or "quadratic" in t, "karras" or "log_snr" in the noise level.
+    """
+
+    carries_noise = False  # True where a step carries on the noise ε̂, which CFG++ replaces
+
+    def __init__(self, steps: int, clip: bool = True, grid: str = "uniform") -> None:
+        if steps < 1:
+            raise ValueError(f"steps={steps} must be at least 1")
+        if grid not in GRIDS:
+            raise ValueError(f"grid={grid} must be one of {', '.join(GRIDS)}")
+        self.steps, self.clip, self.grid = steps, clip, grid
+
+    @property
+    def evaluations(self) -> int:
+        """How often the denoiser is asked for one batch."""
+        return self.steps
+
+    def times(self, schedule: Schedule) -> list[float]:
+        """The time grid 1 ≥ t_0 > t_1 > … > t_steps = 0."""
+        return GRIDS[self.grid](schedule, self.steps)
+
+    def describe(self) -> str:
+        """For reports."""
+        grid = "" if self.grid == "uniform" else f", {self.grid} grid"
+        return f"{type(self).__name__}, {self.steps} steps{grid}{'' if self.clip else ', not clipped'}"
+
+    def check(self, denoiser: nn.Module) -> None:
+        """Raise `ValueError` for a denoiser that cannot be sampled this way; the message starts with a setting."""
+        if getattr(denoiser, "plus_plus", False) and not self.carries_noise:
+            raise ValueError(
+                f"The sampler {type(self).__name__} cannot be used with guidance.plus_plus=true (CFG++): choose "
+                "sampler=ddim, ddpm or euler, or guidance.plus_plus=false"
+            )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: nn.Module,
+        noise: Callable[[], Tensor],
+        labels: Tensor | None = None,
+        observe: Observer | None = None,
+        start: Tensor | None = None,
+        strength: float = 1.0,
+    ) -> Tensor:
+        """Draw images.
+
+        Args:
+            denoiser: x_t, t, labels → x̂_0, with an attribute `schedule`.
+            noise: noise() gives the initial noise (B, C, H, W) and that of every step.
+            labels: classes (B,) or None.
+            observe: called as observe(x_t, x̂_0) after each network evaluation.
+            start: clean images (B, C, H, W) to start from instead of pure noise, with noise of time `strength`.
+            strength: time in (0, 1] at which the loop begins, on the rest of the time grid.
+
+        Returns:
+            images (B, C, H, W), about [−1, 1].
+        """
+        self.check(denoiser)
+        denoise = Denoise(denoiser, labels, self.clip, observe)
+        times = self.times(denoise.schedule)
+        if strength < times[0]:
+            times = [strength, *(time for time in times if time < strength)]
+        levels = levels_at(denoise.schedule, times)
+        x_t = levels[0].sigma * noise()
+        if start is not None:
+            x_t = x_t + levels[0].alpha * start
+        past: list[Any] = []
+        for t, s in pairwise(levels):
+            x_t = self.step(denoise, x_t, t, s, noise, past)
+        return x_t
+
+    def step(
+        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
+    ) -> Tensor:
+        """x_s from x_t. At s = 0 it must be the clean image, without fresh noise.
+
+        Args:
+            denoise: denoise(x_t, t) → `Estimate`, clamped; the network evaluation.
+            x_t: (B, C, H, W) at level t.
+            t, s: the levels before and after, s.t < t.t.
+            noise: noise() draws a standard normal of the shape of x_t.
+            past: what this sampler wants to remember from step to step; empty at the first.
+        """
+        raise NotImplementedError
+
+
+def draw_images(
+    sampler: Sampler,
+    denoiser: nn.Module,
+    shape: Sequence[int],
+    labels: Tensor | None,
+    n: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    observe: Observer | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """n images, batch by batch; image i depends on (seed, i) and not on the batch size.
+
+    Args:
+        shape: (C, H, W) of one image.
+        labels: classes (n,) or None.
+        observe: sees the first batch only.
+        progress: show a bar over all network evaluations.
+
+    Returns:
+        float32 (n, C, H, W) on the CPU.
+    """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n={n} and batch_size={batch_size} must be at least 1")
+    images = []
+    with progress_bar(n * sampler.evaluations, "sampling", "evaluations", disable=not progress) as bar:
+        for first in range(0, n, batch_size):
+            indices = range(first, min(first + batch_size, n))
+            batch_labels = None if labels is None else labels[first : indices.stop].to(device)
+
+            def watch(x_t: Tensor, x_0: Tensor, first: int = first) -> None:
+                bar.update(len(x_0))
+                if observe is not None and first == 0:
+                    observe(x_t, x_0)
+
+            noise = Noise(seed, indices, shape, device)
+            images.append(sampler.sample(denoiser, noise, batch_labels, watch).float().cpu())
+    return torch.cat(images)

@@ -1,0 +1,292 @@
+"""Euler, Heun, DPM-Solver++ and UniPC: closed forms, orders of convergence, and agreement with diffusers."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import FiniteDenoiser, GaussianDenoiser
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from diffusion.denoiser import Estimate
+from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, Level, UniPC, draw_images
+from diffusion.sampler.base import levels_at
+from diffusion.sampler.grid import GRIDS
+from diffusion.sampler.unipc import weights
+from diffusion.schedule import EDM, Cosine, Flow, Linear, Quadratic, Sigmoid
+
+CPU = torch.device("cpu")
+SCHEDULES = [Linear(), Quadratic(), Sigmoid(), Cosine(), Flow(), EDM(), Linear(zero_terminal_snr=True)]
+names = [f"{type(schedule).__name__}{'-rescaled' * (schedule is SCHEDULES[-1])}" for schedule in SCHEDULES]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=names)
+SAMPLERS = {
+    "ddim": lambda steps, **rest: DDIM(steps, **rest),
+    "ddpm": lambda steps, **rest: DDIM(steps, eta=1.0, **rest),
+    "euler": lambda steps, **rest: Euler(steps, churn=10, **rest),
+    "heun": lambda steps, **rest: Heun(steps, **rest),
+    "heun churn": lambda steps, **rest: Heun(steps, churn=10, **rest),
+    "edm": lambda steps, **rest: Heun(steps, variable="sigma", **{"grid": "karras", **rest}),
+    "dpm_solver": lambda steps, **rest: DPMSolver(steps, **rest),
+    "unipc 2": lambda steps, **rest: UniPC(steps, order=2, **rest),
+    "unipc 3": lambda steps, **rest: UniPC(steps, order=3, **rest),
+}
+every_sampler = pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+
+
+@every_schedule
+@every_sampler
+def test_the_exact_denoiser_of_a_gaussian_gives_back_the_gaussian(schedule, make):
+    mean, std = 0.3, 0.5
+    sampler = make(250, clip=False)
+    x = draw_images(sampler, GaussianDenoiser(schedule, mean, std), (1, 8, 8), None, 128, 0, 128, CPU)
+    # 8192 values: standard error of the mean 0.0055, of the standard deviation 0.0039; 250 steps add a little, and
+    # so does a schedule that does not end in pure noise (linear: α = 0.006).
+    assert abs(float(x.mean()) - mean) < 0.025
+    assert abs(float(x.std()) - std) < 0.025
+
+
+@every_schedule
+@every_sampler
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_exact_denoiser_of_a_finite_set_lands_on_its_points(schedule, make, grid, generator):
+    points = torch.rand(5, 1, 4, 4, generator=generator) * 2 - 1
+    x = draw_images(make(40, grid=grid), FiniteDenoiser(schedule, points), (1, 4, 4), None, 40, 0, 40, CPU)
+    distance = (x[:, None] - points[None]).flatten(2).norm(dim=2)
+    assert float(distance.min(dim=1).values.max()) < 1e-2
+    assert len(distance.argmin(dim=1).unique()) == 5
+
+
+def deviation(sampler, schedule):
+    """Distance from the exact path before the last step, for Gaussian data: there x keeps its place in the marginal,
+    (x_s − α_s μ)/√(α_s² s² + σ_s²) is constant (the probability-flow ODE with the exact score)."""
+    mean, std, seen = 0.2, 0.6, []
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).view(9, 1, 1, 1)
+    levels = levels_at(schedule, sampler.times(schedule))
+    place = None
+    sampler.sample(GaussianDenoiser(schedule, mean, std), lambda: noise, observe=lambda x_t, x_0: seen.append(x_t))
+    for x, at in ((seen[0], levels[0]), (seen[-1], levels[-2])):
+        moved = (x - at.alpha * mean) / math.sqrt((at.alpha * std) ** 2 + at.sigma**2)
+        place = moved if place is None else place
+    return float((moved - place).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [
+        (lambda steps, **rest: DDIM(steps, **rest), 1),
+        (lambda steps, **rest: Euler(steps, **rest), 1),
+        (lambda steps, **rest: Heun(steps, **rest), 2),
+        (lambda steps, **rest: Heun(steps, variable="sigma", **rest), 2),
+        (lambda steps, **rest: DPMSolver(steps, **rest), 2),
+        (lambda steps, **rest: UniPC(steps, order=2, **rest), 3),
+        (lambda steps, **rest: UniPC(steps, order=1, **rest), 2),
+    ],
+    ids=["ddim", "euler", "heun", "heun in sigma", "dpm_solver", "unipc order 2", "unipc order 1"],
+)
+@pytest.mark.parametrize(
+    ("schedule", "grid"), [(EDM(sigma_max=20), "uniform"), (EDM(sigma_max=20), "log_snr"), (Flow(), "karras")]
+)
+def test_the_error_falls_with_the_order_of_the_method(make, order, schedule, grid):
+    """Twice the steps, 2^order times less error. The predictor of UniPC with order p and its corrector reach p + 1."""
+    coarse, fine, finest = (deviation(make(steps, clip=False, grid=grid), schedule) for steps in (80, 160, 320))
+    assert finest < fine < coarse
+    assert math.log2(fine / finest) > order - 0.35, (coarse, fine, finest)
+
+
+def test_grids_fall_from_noise_to_the_image():
+    for schedule in SCHEDULES:
+        for name, grid in GRIDS.items():
+            for steps in (1, 2, 7, 40):
+                times = grid(schedule, steps)
+                assert len(times) == steps + 1 and times[-1] == 0 and 0.7 < times[0] <= 1, name
+                assert all(later < earlier for earlier, later in pairwise(times)), (name, times)
+
+
+def test_karras_grid_is_that_of_the_paper():
+    """Eq. 5 with σ_min = 0.002, σ_max = 80, ρ = 7; on the schedule α = 1, σ = σ_max t^ρ."""
+    levels = levels_at(EDM(), GRIDS["karras"](EDM(), 18))
+    i = torch.arange(18, dtype=torch.float64)
+    paper = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    assert torch.allclose(torch.tensor([level.sigma for level in levels[:-1]], dtype=torch.float64), paper, rtol=1e-6)
+
+
+def network(x, sigma_over_alpha):
+    """Some smooth estimate x̂_0 of (x_t/α, σ/α)."""
+    return torch.tanh(0.7 * x / (1 + sigma_over_alpha) + 0.1 * math.sin(sigma_over_alpha))
+
+
+def sigmas_of(oracle, steps):
+    oracle.set_timesteps(steps)
+    return [float(sigma) for sigma in oracle.sigmas]
+
+
+def mine_along(sampler, sigmas, x, variance_preserving):
+    """The sampler's x after every step on the noise levels of an oracle."""
+    levels = []
+    for k, sigma in enumerate(sigmas):
+        alpha = 1 / math.sqrt(1 + sigma**2) if variance_preserving else 1.0
+        levels.append(Level(1 - k / (len(sigmas) - 1), alpha, sigma * alpha))
+    seen, past = [], []
+    denoise = lambda x_t, at: Estimate(network(x_t / at.alpha, at.sigma / at.alpha))  # noqa: E731
+    for t, s in pairwise(levels):
+        x = sampler.step(denoise, x, t, s, None, past)
+        seen.append(x)
+    return seen
+
+
+COMMON = {"beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "sample", "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+@pytest.mark.parametrize(
+    ("make", "oracle"),
+    [
+        (DPMSolver, lambda: DPMSolverMultistepScheduler(solver_order=2, final_sigmas_type="zero", **COMMON)),
+        (lambda n: UniPC(n, 1), lambda: UniPCMultistepScheduler(solver_order=1, final_sigmas_type="zero", **COMMON)),
+        (lambda n: UniPC(n, 2), lambda: UniPCMultistepScheduler(solver_order=2, final_sigmas_type="zero", **COMMON)),
+        (lambda n: UniPC(n, 3), lambda: UniPCMultistepScheduler(solver_order=3, final_sigmas_type="zero", **COMMON)),
+    ],
+    ids=["dpm_solver", "unipc 1", "unipc 2", "unipc 3"],
+)
+def test_multistep_solvers_agree_with_diffusers_at_every_step(make, oracle, steps, generator):
+    scheduler = oracle()
+    sigmas = sigmas_of(scheduler, steps)
+    x = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
+    seen, theirs = mine_along(make(steps), sigmas, x, variance_preserving=True), x
+    for k, timestep in enumerate(scheduler.timesteps):
+        alpha = 1 / math.sqrt(1 + sigmas[k] ** 2)
+        theirs = scheduler.step(network(theirs / alpha, sigmas[k]), timestep, theirs).prev_sample
+        assert float((seen[k] - theirs).abs().max()) < 1e-5, k
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("karras", [False, True])
+def test_euler_agrees_with_diffusers_at_every_step(steps, karras, generator):
+    scheduler = EulerDiscreteScheduler(use_karras_sigmas=karras, **COMMON)
+    sigmas = sigmas_of(scheduler, steps)
+    x = sigmas[0] * torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
+    seen, theirs = mine_along(Euler(steps), sigmas, x, variance_preserving=False), x
+    for k, timestep in enumerate(scheduler.timesteps):
+        scheduler.scale_model_input(theirs, timestep)
+        theirs = scheduler.step(network(theirs, sigmas[k]), timestep, theirs).prev_sample
+        assert float((seen[k] - theirs).abs().max()) < 1e-4 if sigmas[k] > 10 else 1e-5, k
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+def test_heun_agrees_with_diffusers_at_every_step(steps, generator):
+    scheduler = HeunDiscreteScheduler(use_karras_sigmas=True, **COMMON)
+    scheduler.set_timesteps(steps)
+    # Every noise level but the first and the last two stands twice, once for each evaluation.
+    sigmas = [float(s) for s in scheduler.sigmas]
+    mine = [sigmas[0], *sigmas[1:-1:2], 0.0]
+    assert len(mine) == steps + 1
+    x = sigmas[0] * torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
+    wide = Heun(steps, variable="sigma")
+    import diffusion.sampler.heun as module
+
+    far, module.FAR = module.FAR, math.inf
+    try:
+        seen = mine_along(wide, mine, x, variance_preserving=False)
+    finally:
+        module.FAR = far
+    theirs, after = x, []
+    for k, timestep in enumerate(scheduler.timesteps):
+        theirs = scheduler.step(network(theirs, sigmas[k]), timestep, theirs).prev_sample
+        if k % 2 == 1 or k == len(scheduler.timesteps) - 1:
+            after.append(theirs)
+    assert len(after) == steps
+    for k, (a, b) in enumerate(zip(seen, after, strict=True)):
+        assert float((a - b).abs().max()) < 1e-4, k
+
+
+def test_euler_is_ddim_without_churn(generator):
+    x = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
+    for schedule in SCHEDULES:
+        denoiser = GaussianDenoiser(schedule, 0.1, 0.5)
+        a, b = (sampler.sample(denoiser, lambda: x) for sampler in (DDIM(7), Euler(7)))
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_churn_keeps_the_noise_level(generator):
+    """After stirring, x has the variance of the level it is said to be at: α² s² + σ² for data N(0, s²)."""
+    schedule, std = Cosine(), 0.5
+    (t,) = levels_at(schedule, [0.5])
+    sampler = Euler(10, churn=3)
+    spread = math.sqrt((t.alpha * std) ** 2 + t.sigma**2)
+    x = spread * torch.randn(100_000, 1, 1, 1, generator=generator, dtype=torch.float64)
+    fresh = lambda: torch.randn(x.shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    denoise = type("Denoise", (), {"schedule": schedule})()
+    stirred, higher = sampler.stir(denoise, x, t, fresh)
+    assert higher.ratio == pytest.approx(1.3 * t.ratio, rel=1e-6)
+    assert float(stirred.std()) == pytest.approx(math.sqrt((higher.alpha * std) ** 2 + higher.sigma**2), rel=0.01)
+
+
+def test_weights_integrate_polynomials_exactly():
+    """∫ e^{λ − λ_s} u^k dλ over one step, by quadrature, against the weights at three nodes."""
+    h, ratios = 0.7, [-1.3, -0.6, 1.0]
+    u = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    found = weights(h, ratios)
+    for k in (1, 2, 3):
+        integral = float(torch.trapezoid(torch.exp(h * (u - 1)) * u**k, u)) * h
+        assert sum(w / r * r**k for w, r in zip(found, ratios, strict=True)) * (1 - math.exp(-h)) == pytest.approx(
+            integral, rel=1e-8
+        )
+
+
+def test_heun_counts_both_evaluations():
+    seen = []
+    sampler = Heun(6)
+    noise = torch.zeros(1, 1, 2, 2)
+    sampler.sample(GaussianDenoiser(Cosine(), 0, 1), lambda: noise, observe=lambda x_t, x_0: seen.append(1))
+    assert len(seen) == sampler.evaluations == 11
+
+
+def test_consistency_sampling_forgets_the_noise_it_came_from(generator):
+    """x_s = α_s x̂_0 + σ_s z: with a denoiser that gives a constant, x_s has exactly its mean and the noise's spread."""
+
+    class Constant(torch.nn.Module):
+        schedule = Cosine()
+
+        def forward(self, x_t, t, labels=None):
+            return torch.full_like(x_t, 0.25)
+
+    seen = []
+    fresh = lambda: torch.randn(50_000, 1, 1, 1, generator=generator)  # noqa: E731
+    x = Consistency(3).sample(Constant(), fresh, observe=lambda x_t, x_0: seen.append(x_t))
+    assert torch.equal(x, torch.full_like(x, 0.25)) and len(seen) == 3
+    for x_t, level in zip(seen, levels_at(Cosine(), Consistency(3).times(Cosine())), strict=False):
+        assert float(x_t.mean()) == pytest.approx(0.25 * level.alpha, abs=0.02)
+        assert float(x_t.std()) == pytest.approx(level.sigma, rel=0.02)
+
+
+def test_starting_from_images(generator):
+    """With the exact denoiser of two points, a weakly noised image comes back; a wholly noised one may be either."""
+    points = torch.stack([torch.full((1, 4, 4), 0.8), torch.full((1, 4, 4), -0.8)])
+    denoiser, start = FiniteDenoiser(Cosine(), points), points[:1].expand(64, 1, 4, 4)
+    fresh = lambda: torch.randn(64, 1, 4, 4, generator=generator)  # noqa: E731
+    for make in SAMPLERS.values():
+        near = make(20).sample(denoiser, fresh, start=start, strength=0.3)
+        far = make(20).sample(denoiser, fresh, start=start, strength=1.0)
+        assert torch.allclose(near, start, atol=1e-2)
+        assert 0.1 < float((far.mean(dim=(1, 2, 3)) > 0).float().mean()) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DDIM(10, grid="even"), "grid=even must be one of uniform, quadratic, karras, log_snr"),
+        (lambda: Euler(10, churn=-1), "churn=-1"),
+        (lambda: Euler(10, churn_low=2, churn_high=1), "churn_low=2"),
+        (lambda: Heun(10, variable="time"), "variable=time"),
+        (lambda: UniPC(10, order=4), "order=4"),
+        (lambda: Euler(10, churn_noise=0), "churn_noise=0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
