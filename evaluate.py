@@ -26,10 +26,11 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": (str, type(None)),
     "samples": (str, ListConfig, type(None)),
     "data": (DictConfig, type(None)),
+    "ema_width": (float, type(None)),
     "output_dir": str,
 }
 # Settings that samples= leaves no room for.
-DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "sampler", "guidance")
+DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "ema_width", "sampler", "guidance")
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
@@ -123,7 +124,8 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         raise UserError("classification_accuracy=true needs images with labels: this model was trained without.")
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
     scorer = build.build_scorer(cfg.features, data, device)  # before the long part
-    weights = "averaged weights" if cfg.averaged else "weights"
+    width = f" of width {cfg.ema_width:g}" if cfg.ema_width is not None else ""
+    weights = f"averaged weights{width}" if cfg.averaged else "weights"
     extra["step"], scale = state["step"], model.guidance.scale
     extra["settings"] = {
         "checkpoint": str(cfg.checkpoint),

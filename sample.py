@@ -20,6 +20,7 @@ SETTINGS: dict[str, Any] = {
     **dict.fromkeys("n seed batch_size".split(), int),
     **dict.fromkeys("averaged grid gif png".split(), bool),
     **dict.fromkeys("checkpoint output_dir".split(), str),
+    "ema_width": (float, type(None)),
     "classes": (str, int, ListConfig, type(None)),
 }
 

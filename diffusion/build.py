@@ -227,6 +227,10 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     from diffusion.image_model import ImageModel
     from diffusion.tracking import Tracker
 
+    if resume is not None and resume["optimizer"] is None:
+        raise UserError(
+            "resume: that file holds a model's weights alone: give a run, or train on from it by checkpoint=."
+        )
     if config["seed"] < 0:
         raise UserError(f"seed={config['seed']} must be 0 or more.")
     if resume is None and (folder / "last.pt").exists():

@@ -6,14 +6,19 @@ A checkpoint is a dictionary of plain containers and tensors:
     network, ema, optimizer, sums (of the running log interval), best (score so far, or None)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
+
+A model can also be one safetensors file: the averaged weights, with config, image and step as JSON in its metadata.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from diffusion.errors import UserError, brief
 from diffusion.files import replacing
@@ -21,6 +26,7 @@ from diffusion.files import replacing
 FORMAT = 1
 CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
 IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
+MODEL_KEYS = ("config", "image", "step", "total_steps")
 KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
 
 
@@ -43,7 +49,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code from it; `UserError` when it is none."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_model(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}: give a run folder, a checkpoint file, or 'latest'.") from error
     except Exception as error:  # torch raises many kinds for files that are cut short or something else
@@ -57,6 +63,36 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
     state["config"].setdefault("loss", {"_target_": "diffusion.loss.Target"})  # of runs before there was a choice
     return state
+
+
+def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Write weights as safetensors, with what else of a checkpoint is needed to sample from them in the metadata.
+
+    Args:
+        path: of the new file, whose name must end in .safetensors.
+        state: the checkpoint.
+        weights: name → tensor.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} cannot hold the model: give a name that ends in .safetensors.")
+    kept = {name: state[name] for name in MODEL_KEYS}
+    metadata = {"format": "pt", "simple_diffusion": json.dumps({"format": FORMAT, **kept})}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"The model {path} could not be written ({brief(error)}).") from error
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """What `save_model` wrote, as a checkpoint that can be sampled but not resumed."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with safe_open(path, "pt") as file:
+        state = json.loads(file.metadata()["simple_diffusion"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return {**dict.fromkeys(KEYS), **state, "network": weights, "ema": {"network": weights}}
 
 
 def find(where: str, outputs: str = "outputs", setting: str = "checkpoint") -> Path:

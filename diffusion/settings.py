@@ -107,7 +107,10 @@ def check_types(config: Config) -> None:
     """Names and types of all settings of a config, before anything that takes time is built from it."""
     for key, node in config.items():
         if isinstance(node, dict) and "_target_" in node:
-            check_arguments(allowed_target(node["_target_"], key), without_target(node), key, (), complete=False)
+            settings = without_target(node)
+            if settings.get("sigma_data", 0) is None:  # to be measured on the data
+                settings.pop("sigma_data")
+            check_arguments(allowed_target(node["_target_"], key), settings, key, (), complete=False)
 
 
 def fits(value: Any, hint: Any) -> bool:

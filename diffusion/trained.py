@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion import checkpoint
 from diffusion.build import GUIDING, build, build_denoiser, build_network, load_weights
 from diffusion.device import Device
+from diffusion.ema import post_hoc
 from diffusion.errors import UserError
 from diffusion.image_model import ImageModel
 from diffusion.sampler import Observer, Sampler
@@ -17,17 +18,31 @@ from diffusion.settings import Config, unknown
 log = logging.getLogger("diffusion")
 
 
-def load_image_model(state: Config, device: Device, averaged: bool = True) -> ImageModel:
+def trained_weights(state: Config, averaged: bool = True, ema_width: float | None = None) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint that are asked for; arguments as in `load_image_model`."""
+    if ema_width is None:
+        return state["ema"]["network"] if averaged else state["network"]
+    if not averaged:
+        raise UserError(f"ema_width={ema_width} asks for averaged weights, and averaged=false for the others: choose.")
+    try:
+        return post_hoc(state["ema"], ema_width)
+    except ValueError as error:
+        raise UserError(f"ema_{error}.") from error
+
+
+def load_image_model(
+    state: Config, device: Device, averaged: bool = True, ema_width: float | None = None
+) -> ImageModel:
     """The trained model of a checkpoint, with its own schedule and objective.
 
     Args:
         state: from `checkpoint.load`.
         device: a `Device`.
         averaged: take the averaged (EMA) weights.
+        ema_width: of the average, where the run tracked several (ema=power); None is the run's own.
     """
     network = build_network(state["config"], state["image"], seed=0)
-    weights = state["ema"]["network"] if averaged else state["network"]
-    load_weights(network, weights)
+    load_weights(network, trained_weights(state, averaged, ema_width))
     network = device.place(network).eval().requires_grad_(False)
     denoiser = build_denoiser(state["config"], network, state["image"])
     return ImageModel(denoiser, build(state["config"]["guidance"], "guidance"), device, state["image"])
@@ -39,7 +54,7 @@ def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageMode
     if state["step"] < state["total_steps"]:
         log.warning("This run has only got to step %d of %d so far.", state["step"], state["total_steps"])
     device = build(cfg.device, "device") if device is None else device
-    model = load_image_model(state, device, cfg.averaged)
+    model = load_image_model(state, device, cfg.averaged, cfg.ema_width)
     given: Any = OmegaConf.to_container(cfg.guidance, resolve=True)
     set_guidance(model, state, given)
     return model, state
@@ -53,12 +68,13 @@ def draw(
     seed: int,
     batch_size: int,
     observe: Observer | None = None,
+    progress: bool = True,
 ) -> torch.Tensor:
-    """`ImageModel.draw` with a progress bar, and with a sentence for settings out of range."""
+    """`ImageModel.draw`, with a sentence for settings out of range."""
     if seed < 0:
         raise UserError(f"seed={seed} must be 0 or more.")
     try:
-        return model.draw(sampler, n, labels, seed, batch_size, observe, progress=True)
+        return model.draw(sampler, n, labels, seed, batch_size, observe, progress)
     except ValueError as error:
         raise UserError(f"{error}.") from error
 
@@ -115,13 +131,14 @@ def set_guidance(model: ImageModel, state: Config, given: Config) -> None:
     weaker = given.pop("weaker", None)
     given = {name: value for name, value in given.items() if value is not None}
     own = state["config"]["guidance"]
+    model.guidance = build(own, "guidance")
     if weaker is not None:
         if given.pop("plus_plus", False):
             raise UserError("guidance.plus_plus=true (CFG++) cannot be used with guidance.weaker: leave one out.")
         settings = {name: value for name, value in {**own, **given}.items() if name in GUIDING and name != "plus_plus"}
         model.guidance = autoguidance(model, state, str(weaker), settings)
     elif model.guidance.conditional:
-        model.guidance = build({**own, **given}, "guidance")
+        model.guidance = build({**own, **given}, "guidance") if given else model.guidance
     elif given and given != {"scale": 1}:
         name, value = next(iter(given.items()))
         raise UserError(f"guidance.{name}={value}: this model was trained with guidance=none and takes no labels.")

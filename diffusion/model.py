@@ -1,0 +1,124 @@
+"""A trained model for Python, without configs or scripts.
+
+import diffusion
+
+model = diffusion.load("outputs/train/RUN")
+images = model.sample(16, labels="sneaker", steps=20, guidance=2.0)     # uint8 (16, C, H, W)
+x_0 = model.denoise(x_t, t=0.5)                                         # x̂_0 in [−1, 1]
+model.save("sneakers.safetensors")
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion import checkpoint, trained
+from diffusion.build import build
+from diffusion.device import Device
+from diffusion.errors import UserError
+from diffusion.sampler import Sampler
+
+
+class Model:
+    """A trained model. What is wrong is told by `diffusion.errors.UserError`, in one sentence.
+
+    Args:
+        state: a checkpoint, from `checkpoint.load`.
+        device: where to compute.
+        averaged: use the averaged (EMA) weights.
+        ema_width: width of the average, for runs with ema=power.
+    """
+
+    def __init__(
+        self, state: dict[str, Any], device: Device, averaged: bool = True, ema_width: float | None = None
+    ) -> None:
+        self.state = state
+        self.image_model = trained.load_image_model(state, device, averaged, ema_width)
+        self.denoiser, self.config = self.image_model.denoiser, state["config"]
+        self.class_names = self.image_model.class_names
+
+    def sample(
+        self,
+        n: int,
+        labels: int | str | Sequence[int | str] | Tensor | None = None,
+        steps: int | None = None,
+        guidance: float | Sequence[float] | dict[str, Any] | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = 100,
+        progress: bool = False,
+    ) -> Tensor:
+        """Draw n images; image i depends on (seed, i) and its label alone.
+
+        Args:
+            n: number of images.
+            labels: classes by name or number, one or several; the images go round them. None is an even mix of all.
+            steps: of the run's own sampler; None is its own number.
+            guidance: the scale, one or one for each class; or {"scale": …, "interval": …, "rescale": …, …}, the
+                settings of `diffusion.guidance.Guided`; None is the run's own.
+            sampler: another than the run's own, for example `diffusion.sampler.UniPC(10)`; it has its own steps.
+            seed: 0 or more.
+            batch_size: images drawn at once.
+            progress: show a bar.
+
+        Returns:
+            uint8 (n, C, H, W) on the CPU.
+        """
+        if sampler is not None and steps is not None:
+            raise UserError(f"steps={steps} belongs to the run's own sampler: give sampler= its own number of steps.")
+        if sampler is None:
+            own = self.config["sampler"]
+            sampler = build({**own, **({} if steps is None else {"steps": steps})}, "sampler")
+        given = guidance if isinstance(guidance, dict) else {"scale": guidance}
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        trained.set_guidance(self.image_model, self.state, given)
+        classes = labels.tolist() if isinstance(labels, Tensor) else labels
+        numbers = self.image_model.labels(n, trained.class_numbers(classes, self.image_model))
+        return trained.draw(self.image_model, sampler, n, numbers, seed, batch_size, progress=progress)
+
+    @torch.no_grad()
+    def denoise(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """The estimate x̂_0 of noisy images, without guidance.
+
+        Args:
+            x_t: α(t) x_0 + σ(t) ε, (B, C, H, W), with the padding of the data; see `noise_level`.
+            t: times in (0, 1], (B,), or one for all.
+            labels: classes (B,), or None for "no label".
+
+        Returns:
+            (B, C, H, W) on the device of the model.
+        """
+        place = self.image_model.device.torch_device
+        t = t.to(place) if isinstance(t, Tensor) else float(t)
+        with self.image_model.device.autocast():
+            return self.denoiser(x_t.to(place), t, None if labels is None else labels.to(place))
+
+    def noise_level(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """α and σ at times t in [0, 1]."""
+        return self.denoiser.schedule(torch.as_tensor(t, dtype=torch.float32))
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights as one .safetensors file with the config in its metadata; `load` reads it back."""
+        checkpoint.save_model(Path(path), self.state, self.denoiser.network.state_dict())
+
+
+def load(
+    path: str | Path, device: str = "auto", averaged: bool = True, ema_width: float | None = None, **settings: Any
+) -> Model:
+    """A trained model.
+
+    Args:
+        path: a run folder, a checkpoint, a .safetensors file that `Model.save` wrote, or "latest".
+        device: "auto", "cpu", "cuda" or "mps".
+        averaged: use the averaged (EMA) weights.
+        ema_width: width of the average, for runs with ema=power; None is the run's own.
+        settings: further ones of `diffusion.device.Device`: index, precision, compile, threads, …
+    """
+    state = checkpoint.load(checkpoint.find(str(path)))
+    try:
+        return Model(state, Device(device, **settings), averaged, ema_width)
+    except ValueError as error:
+        raise UserError(f"device: {error}.") from error
