@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer
 
 ROOT = Path(__file__).parent.parent
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
 CACHE = tempfile.mkdtemp(prefix="simple-diffusion-")  # of real images' features, computed once for all tests
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# TensorBoard reads files in the order of their names: second, process, number. In one process .10 would come before .9.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(100_000)
 
 
 def pytest_collection_modifyitems(items):

@@ -131,7 +131,11 @@ WRONG = [
     ("train.py", ["seed=-1"], "seed=-1 must be 0 or more"),
     ("train.py", ["hydra.run.dir='RUN'"], "holds a run already: continue it with resume="),
     ("train.py", ["seed=abc"], "seed='abc' has the wrong type"),
-    ("train.py", ["schedule=cosin"], "schedule=cosin: there is no such option; choose one of cosine, linear"),
+    (
+        "train.py",
+        ["schedule=cosin"],
+        "schedule=cosin: there is no such option; choose one of cosine, edm, flow, linear",
+    ),
     ("train.py", ["schedule={"], "'schedule={' cannot be read"),
     ("train.py", ["guidance=none", "guidance.scale=2"], "the chosen option of guidance has no settings"),
     ("train.py", ["guidance.dropout=1.2"], "guidance.dropout=1.2 must lie between 0 and 1"),
@@ -255,7 +259,7 @@ def test_a_network_of_the_user_from_the_working_directory(trained, run, tmp_path
 
 def test_other_working_directories_and_help(run, tmp_path):
     help_text = run("train.py", "--help").stdout
-    assert "schedule: cosine, linear, quadratic, sigmoid" in help_text
+    assert "schedule: cosine, edm, flow, linear, quadratic, sigmoid" in help_text
     shown = run("train.py", "--cfg", "job", "experiment=base").stdout
     assert "diffusion.schedule.Linear" in shown
     assert not (tmp_path / "outputs").exists()
