@@ -2,6 +2,7 @@
 
 python evaluate.py checkpoint=RUN n=10000
 python evaluate.py checkpoint=RUN sampler=ddim sampler.steps=20 guidance.scale=1.5 repeats=3
+python evaluate.py checkpoint=RUN likelihood=500        also the bits per dimension that 500 test images need
 python evaluate.py samples=mine.npz                     (arr_0 uint8 N×H×W×C, arr_1 labels) or a folder of images
 python evaluate.py samples=[mine.npz,theirs/]           side by side, in one table
 python evaluate.py -m checkpoint=RUN sampler.steps=5,10,20 guidance.scale=1,2,3     curves
@@ -21,7 +22,8 @@ from diffusion.cli import job, launch
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys("sampler guidance device features".split(), DictConfig),
-    **dict.fromkeys("n seed batch_size repeats".split(), int),
+    **dict.fromkeys("n seed batch_size repeats likelihood".split(), int),
+    **dict.fromkeys("likelihood_steps likelihood_evaluations".split(), (int, type(None))),
     **dict.fromkeys("averaged classification_accuracy".split(), bool),
     "checkpoint": (str, type(None)),
     "samples": (str, ListConfig, type(None)),
@@ -39,7 +41,7 @@ def main(cfg: DictConfig) -> float:
     from diffusion import build, settings
     from diffusion.errors import UserError
     from diffusion.evaluation.illustrations import illustrate
-    from diffusion.evaluation.report import METRICS, summary, value_of, write_report
+    from diffusion.evaluation.report import METRICS, bits_text, summary, value_of, write_report
     from diffusion.evaluation.scoring import over_seeds
     from diffusion.tracking import Tracker
 
@@ -62,6 +64,10 @@ def main(cfg: DictConfig) -> float:
                 scores["classification_accuracy"] = scorer.classification_accuracy(images)
             found.setdefault(name, []).append(scores)
         names, merged, step = list(found), [over_seeds(several) for several in found.values()], extra.get("step", 0)
+        likelihood = extra.pop("likelihood", None)
+        if likelihood is not None:
+            merged[0]["likelihood"] = likelihood
+            tracker.scalars({"score/bits_per_dim": likelihood["bits_per_dim"]}, step)
         for number, (name, scores) in enumerate(zip(names, merged, strict=True), start=1):
             images, scorer, nearest = shown[name]
             suffix, prefix = f"_{number}" if number > 1 else "", f"{name}: " if len(names) > 1 else ""
@@ -75,6 +81,10 @@ def main(cfg: DictConfig) -> float:
     for name, scores in zip(names, merged, strict=True):
         for note in scores["notes"]:
             log.info("%s%s", f"{name}: " if len(names) > 1 else "", note)
+    if likelihood is not None:
+        text = "Bits per dimension of %d test images: %s; with a histogram %s, as PNG %s."
+        codes = (bits_text(likelihood["reference"][code]) for code in ("histogram", "png"))
+        log.info(text, likelihood["n"], bits_text(likelihood), *codes)
     log.info("The report is %s, and the same as one file to mail: %s", folder / "report.md", folder / "report.html")
     return float(merged[0]["fid"])
 
@@ -89,6 +99,10 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
     drawing = [o for o in overrides if o.split("=")[0].split(".")[0] in DRAWING]
     if drawing:
         raise UserError(f"{drawing[0]} says how to draw from a checkpoint, but samples= are scored as they are.")
+    if cfg.likelihood:
+        raise UserError(
+            f"likelihood={cfg.likelihood} needs a model, and samples= are images without one: give checkpoint=RUN."
+        )
     places = [cfg.samples] if isinstance(cfg.samples, str) else [str(place) for place in cfg.samples]
     if not places or len(set(places)) < len(places):
         raise UserError(f"samples={places}: give one or more files or folders, each once.")
@@ -111,6 +125,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
     from diffusion import build, pictures, trained
     from diffusion.data import Images
     from diffusion.errors import UserError
+    from diffusion.evaluation import likelihood
 
     if cfg.n < 2 or cfg.repeats < 1:
         raise UserError(
@@ -118,6 +133,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         )
     model, state = trained.open_model(cfg, device)
     data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
+    likelihood.check_settings(cfg.likelihood, cfg.likelihood_steps, cfg.likelihood_evaluations, data)
     if model.guidance.conditional and data.class_names != model.class_names:
         raise UserError(f"data={data.name} has other classes than those this model draws: choose data with the same.")
     if cfg.classification_accuracy and not model.guidance.conditional:
@@ -147,6 +163,19 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
             f"{model.guidance.describe()}; seed {seed}"
         )
         yield "generated", Images(images, labels), source, scorer
+    if cfg.likelihood:
+        extra["likelihood"] = likelihood.measure(
+            model.denoiser,
+            data,
+            cfg.likelihood,
+            conditional=model.guidance.conditional and state["config"]["guidance"].get("dropout") != 1,
+            steps=cfg.likelihood_steps,
+            evaluations=cfg.likelihood_evaluations,
+            seed=cfg.seed,
+            batch_size=cfg.batch_size,
+            device=device.torch_device,
+            padding=model.image["padding"],
+        )
 
 
 if __name__ == "__main__":

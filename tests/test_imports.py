@@ -32,6 +32,10 @@ ALLOWED = {
     "evaluation/plots.py": {"evaluation.report", "files", "pictures"},
     "evaluation/neighbours.py": {"data", "device"},
     "evaluation/samples.py": {"data", "errors"},
+    "evaluation/likelihood.py": {
+        *("data", "denoiser", "device", "errors", "evaluation.reference", "progress", "randomness", "schedule"),
+        "variational",
+    },
     "denoiser.py": {"schedule", "objective"},
     "guidance.py": {"denoiser"},
     "sampler/base.py": {"denoiser", "progress", "randomness", "sampler.grid", "schedule"},

@@ -58,6 +58,9 @@ def illustrate(
         figures.append(
             ("fid_infinite", "FID against 1/n, extrapolated to infinitely many images", plots.fid_fit(scores))
         )
+    if scores.get("likelihood"):
+        caption = "Where the bits of the likelihood go: those of one step of the process against its time"
+        figures.append(("likelihood", caption, plots.bits_per_step(scores["likelihood"])))
     for name, caption, figure in figures:
         plots.save_figure(folder / f"{name}{suffix}.png", figure)
         made.append((f"{name}{suffix}.png", caption))

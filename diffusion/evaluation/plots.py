@@ -100,6 +100,23 @@ def fid_fit(scores: dict[str, Any]) -> Figure:
     return figure
 
 
+def bits_per_step(likelihood: dict[str, Any]) -> Figure:
+    """Where the bits of the variational bound go: those of one step against its time."""
+    curve, parts = likelihood["curve"], likelihood["parts"]
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    label = f"last step, to the grey levels: {parts['decoder']:.2f}"
+    axes.loglog(curve["t"][:1], curve["bits"][:1], "*", color=REAL, markersize=12, label=label)
+    axes.plot(
+        curve["t"][1:], curve["bits"][1:], ".-", color=GENERATED, label=f"the others: {parts['steps']:.2f} in all"
+    )
+    axes.set_xlabel("time t, from the image (left) to noise")
+    axes.set_ylabel("bits per dimension of one step")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title=f"{likelihood['bits_per_dim']:.2f} bits per dimension")
+    return figure
+
+
 def neighbours(rows: Sequence[tuple[str, Tensor, Tensor, Sequence[float]]]) -> Figure:
     """Generated images over their nearest training images.
 

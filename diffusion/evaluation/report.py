@@ -170,8 +170,11 @@ def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequen
 
 
 def _details(scores: Scores, of: str) -> list[Block]:
-    """Spread, classes, the classifier trained on samples, and the protocol of one set."""
-    blocks, real = [], scores["real"]
+    """Likelihood, spread, classes, the classifier trained on samples, and the protocol of one set."""
+    blocks: list[Block] = []
+    real = scores["real"]
+    if scores.get("likelihood"):
+        blocks += _likelihood(scores["likelihood"], of)
     if scores.get("classification_accuracy"):
         found = scores["classification_accuracy"]
         blocks += [
@@ -207,6 +210,33 @@ def _details(scores: Scores, of: str) -> list[Block]:
     blocks.append(Block("heading", f"Protocol{of}"))
     blocks.append(Block("list", rows=[[key, value] for key, value in scores["protocol"].items()]))
     return blocks
+
+
+def _likelihood(found: Scores, of: str) -> list[Block]:
+    """The bound of the model beside what simple codes need, and how it was measured."""
+    parts, codes = found["parts"], found["reference"]
+    rows = [
+        ["bits per dimension (bound)", bits_text(found)],
+        ["– what is left of the image at t = 1", f"{parts['prior']:.4f}"],
+        ["– the steps", f"{parts['steps']:.3f}"],
+        ["– the last step, to the grey levels", f"{parts['decoder']:.3f}"],
+        ["no network: histogram of the grey levels", bits_text(codes["histogram"])],
+        ["no network: PNG", bits_text(codes["png"])],
+    ]
+    text = "Lower is better; all three on the same images. ± is the standard error over images."
+    protocol = [[key, value] for key, value in found["protocol"].items()]
+    return [
+        Block("heading", f"Likelihood of real test images{of}"),
+        _table(["", f"{found['n']:,} test images"], rows),
+        Block("text", f"{text} The bound lies above the model's −log₂ p, so the model is at least as good as it says."),
+        Block("list", rows=protocol),
+    ]
+
+
+def bits_text(found: Scores) -> str:
+    """Bits per dimension with their standard error, as text."""
+    error = found["standard_error"]
+    return f"{found['bits_per_dim']:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def _table(heads: list[str], rows: list[list]) -> Block:
