@@ -3,6 +3,7 @@
 python sample.py checkpoint=latest
 python sample.py checkpoint=RUN classes=sneaker n=64 guidance.scale=2 sampler=ddim sampler.steps=50 seed=7
 python sample.py checkpoint=RUN classes=[bag,3] png=true gif=true
+python sample.py checkpoint=RUN task=inpaint        also image_to_image, interpolate, invert
 """
 
 import logging
@@ -16,7 +17,7 @@ from diffusion.cli import job, launch
 
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
-    **dict.fromkeys("sampler guidance device".split(), DictConfig),
+    **dict.fromkeys("task sampler guidance device".split(), DictConfig),
     **dict.fromkeys("n seed batch_size".split(), int),
     **dict.fromkeys("averaged grid gif png".split(), bool),
     **dict.fromkeys("checkpoint output_dir".split(), str),
@@ -28,12 +29,18 @@ SETTINGS: dict[str, Any] = {
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> None:
-    from diffusion import checkpoint, pictures, settings, trained
+    import json
+
+    from diffusion import build, checkpoint, files, pictures, settings, trained
+    from diffusion.errors import UserError
+    from diffusion.tasks import Job
 
     settings.check_top_level(cfg, SETTINGS)
+    task = build.build(cfg.task, "task")
+    if cfg.gif and not task.films:
+        raise UserError("gif=true films new images alone: leave it out, or use task=generate.")
     model, state = trained.open_model(cfg)
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
-    labels = model.labels(cfg.n, trained.class_numbers(cfg.classes, model))
     log.info(
         "%s, step %d: %s; %s.",
         checkpoint.find(cfg.checkpoint),
@@ -42,17 +49,35 @@ def main(cfg: DictConfig) -> None:
         model.guidance.describe(),
     )
 
+    classes = trained.class_numbers(cfg.classes, model)
+    labels = model.labels(cfg.n, classes)
     film = pictures.Film(model.to_images, labels, model.class_names, sampler.evaluations) if cfg.gif else None
-    images = trained.draw(model, sampler, cfg.n, labels, cfg.seed, cfg.batch_size, film)
+    made = task.run(
+        Job(
+            model=model,
+            sampler=sampler,
+            data=lambda: build.build(state["config"]["data"], "data"),
+            n=cfg.n,
+            classes=classes,
+            seed=cfg.seed,
+            batch_size=cfg.batch_size,
+            observe=film,
+        )
+    )
     folder = Path(cfg.output_dir)
-    pictures.save_samples(folder / "samples.npz", images, labels)
+    pictures.save_samples(folder / "samples.npz", made.images, made.labels)
     if cfg.grid:
-        pictures.save_picture(folder / "grid.png", pictures.class_grid(images, labels, model.class_names))
+        pictures.save_picture(folder / "grid.png", made.picture)
     if cfg.png:
-        pictures.save_pngs(folder / "images", images, labels, model.class_names)
+        pictures.save_pngs(folder / "images", made.images, made.labels, model.class_names)
     if film is not None:
-        film.save(folder / "denoising.gif", images)
-    log.info("%d images are in %s", len(images), folder)
+        film.save(folder / "denoising.gif", made.images)
+    if made.numbers:
+        with files.replacing(folder / "task.json") as temporary:
+            temporary.write_text(json.dumps(made.numbers, indent=2) + "\n")
+    if made.says:
+        log.info("%s", made.says)
+    log.info("%d images are in %s", len(made.images), folder)
 
 
 if __name__ == "__main__":

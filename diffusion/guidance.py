@@ -158,7 +158,11 @@ class ClassifierFree:
             raise ValueError(f"dropout={dropout} must lie between 0 and 1")
         check_settings(scale, interval, rescale, plus_plus)
         if dropout == 0 and (scale != 1 or plus_plus):
-            wrong = "plus_plus=true must be false" if plus_plus else f"scale={scale:g} must be 1"
+            wrong = (
+                "plus_plus=true must be false"
+                if plus_plus
+                else f"scale={scale if isinstance(scale, list) else f'{scale:g}'} must be 1"
+            )
             raise ValueError(f"dropout=0 never teaches the network to go without a label: guidance.{wrong}")
         if dropout == 1 and scale != 0:
             raise ValueError(f"dropout=1 never shows the network a label: guidance.scale={scale} must be 0")

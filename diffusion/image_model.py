@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion.data import crop_images, decode
+from diffusion.data import crop_images, decode, encode, pad_images
 from diffusion.denoiser import Denoiser
 from diffusion.device import Device
 from diffusion.errors import UserError
 from diffusion.guidance import Guidance
-from diffusion.sampler import Observer, Sampler, draw_images
+from diffusion.sampler import Conditions, Observer, Sampler, draw_images
 
 
 class ImageModel:
@@ -27,6 +27,12 @@ class ImageModel:
         self.denoiser, self.guidance, self.device, self.image = denoiser, guidance, device, image
         self.class_names: list[str] = image["class_names"]
         self.evaluations = 0.0  # of networks, for each image of the last `draw`
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H + 2p, W + 2p) that the network sees."""
+        size = self.image["size"] + 2 * self.image["padding"]
+        return (self.image["channels"], size, size)
 
     def labels(self, n: int, classes: Sequence[int] | None = None) -> Tensor | None:
         """n labels that go round `classes` (all of them if None); None for an unconditional model."""
@@ -46,19 +52,32 @@ class ImageModel:
         batch_size: int,
         observe: Observer | None = None,
         progress: bool = False,
+        given: Conditions | None = None,
     ) -> Tensor:
         """n images as uint8 (n, C, H, W) on the CPU; arguments as in `draw_images`."""
-        size, padding = self.image["size"], self.image["padding"]
-        shape = (self.image["channels"], size + 2 * padding, size + 2 * padding)
         denoiser: nn.Module = self.guidance.guide(self.denoiser)
         networks = [module for module in denoiser.modules() if isinstance(module, Denoiser)]
         before = sum(module.evaluated for module in networks)
         with self.device.autocast():
             x = draw_images(
-                sampler, denoiser, shape, labels, n, seed, batch_size, self.device.torch_device, observe, progress
+                sampler,
+                denoiser,
+                self.shape,
+                labels,
+                n,
+                seed,
+                batch_size,
+                self.device.torch_device,
+                observe,
+                progress,
+                given,
             )
         self.evaluations = (sum(module.evaluated for module in networks) - before) / n
         return self.to_images(x)
+
+    def from_images(self, images: Tensor) -> Tensor:
+        """uint8 (n, C, H, W) → network values (n, C, H + 2p, W + 2p)."""
+        return encode(pad_images(images, self.image["padding"]))
 
     def to_images(self, x: Tensor) -> Tensor:
         """Network values (n, C, H + 2p, W + 2p) → uint8 (n, C, H, W)."""

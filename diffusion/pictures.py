@@ -29,7 +29,9 @@ def to_pil(picture: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
 
-def labelled_grid(images: Tensor, columns: int, captions: Sequence[str] = (), scale: int = 2) -> Image.Image:
+def labelled_grid(
+    images: Tensor, columns: int, captions: Sequence[str] = (), scale: int = 2, rows: Sequence[str] = ()
+) -> Image.Image:
     """A grid with a caption over each of the first columns (one caption alone stands over the whole grid).
 
     Args:
@@ -37,21 +39,26 @@ def labelled_grid(images: Tensor, columns: int, captions: Sequence[str] = (), sc
         columns: images per row.
         captions: at most one per column.
         scale: enlargement, by repeating pixels.
+        rows: a caption for each row, to its left.
     """
     grid = to_pil(tile(images, columns, gap=1))
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
-    if not captions:
+    if not captions and not rows:
         return grid
     cell = grid.width if len(captions) == 1 else grid.width / columns
     fonts = [ImageFont.load_default(size) for size in (11, 10, 9, 8)]
-    font = next((font for font in fonts if max(map(font.getlength, captions)) < cell), fonts[-1])
-    margin = 18
-    picture = Image.new("RGB", (grid.width, grid.height + margin), "white")
-    picture.paste(grid, (0, margin))
+    font = next((font for font in fonts if max(map(font.getlength, captions), default=0) < cell), fonts[-1])
+    top = 18 if captions else 0
+    side = 8 + math.ceil(max(map(fonts[0].getlength, rows), default=-8))
+    picture = Image.new("RGB", (grid.width + side, grid.height + top), "white")
+    picture.paste(grid, (side, top))
     draw = ImageDraw.Draw(picture)
     for i, caption in enumerate(captions):
         left = 4.0 if len(captions) == 1 else max(0.0, i * cell + (cell - font.getlength(caption)) / 2)
-        draw.text((left, 2), caption, fill="black", font=font)
+        draw.text((side + left, 2), caption, fill="black", font=font)
+    height = grid.height / math.ceil(len(images) / columns)
+    for i, caption in enumerate(rows):
+        draw.text((4, top + (i + 0.5) * height), caption, fill="black", font=fonts[0], anchor="lm")
     return picture
 
 

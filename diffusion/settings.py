@@ -29,6 +29,7 @@ HOMES = {
     "optimizer": "torch.optim",
     "training": "diffusion.training",
     "score": "diffusion.monitor",
+    "task": "diffusion.tasks",
     "device": "diffusion.device",
     "features": "diffusion.evaluation.features",
     "scorer": "diffusion.evaluation.classifier",

@@ -12,7 +12,7 @@ from diffusion.device import Device
 from diffusion.ema import post_hoc
 from diffusion.errors import UserError
 from diffusion.image_model import ImageModel
-from diffusion.sampler import Observer, Sampler
+from diffusion.sampler import Conditions, Observer, Sampler
 from diffusion.settings import Config, unknown
 
 log = logging.getLogger("diffusion")
@@ -69,12 +69,13 @@ def draw(
     batch_size: int,
     observe: Observer | None = None,
     progress: bool = True,
+    given: Conditions | None = None,
 ) -> torch.Tensor:
     """`ImageModel.draw`, with a sentence for settings out of range."""
     if seed < 0:
         raise UserError(f"seed={seed} must be 0 or more.")
     try:
-        return model.draw(sampler, n, labels, seed, batch_size, observe, progress)
+        return model.draw(sampler, n, labels, seed, batch_size, observe, progress, given)
     except ValueError as error:
         raise UserError(f"{error}.") from error
 

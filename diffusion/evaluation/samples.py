@@ -12,7 +12,7 @@ from diffusion.errors import UserError, brief
 log = logging.getLogger("diffusion")
 
 
-def load_samples(where: str, data: ImageData) -> Images | ImageFiles:
+def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | ImageFiles:
     """The images in `where`, uint8 (n, C, H, W), with labels where they are known.
 
     Args:
@@ -20,34 +20,35 @@ def load_samples(where: str, data: ImageData) -> Images | ImageFiles:
             images, in which subfolders that are all named like classes of the data give the labels. A folder's
             images stay in their files until they are asked for; colour is converted to grey where the data is.
         data: whose size and classes they must have.
+        key: the setting, for messages.
     """
     path = Path(where)
     if path.is_dir():
-        return _folder(path, data)
+        return _folder(path, data, key)
     if not path.exists():
-        raise UserError(f"samples={where}: no such file or folder; give an .npz or a folder of images.")
+        raise UserError(f"{key}={where}: no such file or folder; give an .npz or a folder of images.")
     try:
         with np.load(path, allow_pickle=False) as file:
             pixels = file["arr_0"]
             numbers = file["arr_1"] if "arr_1" in file.files else None
     except Exception as error:  # NumPy raises many kinds: no archive, no arr_0, pickled objects
-        raise UserError(f"samples={where} is no .npz with an array arr_0 of uint8 images (N, H, W, C).") from error
+        raise UserError(f"{key}={where} is no .npz with an array arr_0 of uint8 images (N, H, W, C).") from error
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise UserError(f"samples={where}: arr_0 is {pixels.dtype} {pixels.shape}; it must be uint8 (N, H, W, C).")
-    _check_size(where, data, pixels.shape[1:3], pixels.shape[3])
+        raise UserError(f"{key}={where}: arr_0 is {pixels.dtype} {pixels.shape}; it must be uint8 (N, H, W, C).")
+    _check_size(f"{key}={where}", data, pixels.shape[1:3], pixels.shape[3])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     if numbers is None or not data.class_names:
         return Images(images)
     if numbers.shape != (len(pixels),) or not np.issubdtype(numbers.dtype, np.integer):
-        raise UserError(f"samples={where}: arr_1 is {numbers.dtype} {numbers.shape}; it must be N whole numbers.")
+        raise UserError(f"{key}={where}: arr_1 is {numbers.dtype} {numbers.shape}; it must be N whole numbers.")
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(data.class_names):
-        raise UserError(f"samples={where}: arr_1 holds labels outside 0 … {len(data.class_names) - 1}.")
+        raise UserError(f"{key}={where}: arr_1 holds labels outside 0 … {len(data.class_names) - 1}.")
     return Images(images, torch.from_numpy(numbers.astype(np.int64)))
 
 
-def _folder(path: Path, data: ImageData) -> ImageFiles:
+def _folder(path: Path, data: ImageData, key: str) -> ImageFiles:
     from PIL import Image
 
     paths = find_images(path)
@@ -57,20 +58,20 @@ def _folder(path: Path, data: ImageData) -> ImageFiles:
                 size = (image.height, image.width)
         except Exception as error:  # Pillow raises many kinds for a damaged file
             raise UserError(f"The image {file} cannot be read ({brief(error)}): mend or remove it.") from error
-        _check_size(str(file), data, size, data.channels)
+        _check_size(f"{key}={file}", data, size, data.channels)
     folders = [file.relative_to(path).parts[0] for file in paths]
     known = [name in data.class_names for name in folders]
     if any(known) and not all(known):
         stray = sorted({name for name, good in zip(folders, known, strict=True) if not good})
-        log.warning("samples=%s: %s is no class of data=%s, so the images have no labels.", path, stray[0], data.name)
+        log.warning("%s=%s: %s is no class of data=%s, so the images have no labels.", key, path, stray[0], data.name)
     labels = torch.tensor([data.class_names.index(name) for name in folders]) if all(known) else None
     return ImageFiles(paths, labels, data.image_size, data.channels)
 
 
-def _check_size(where: str, data: ImageData, size: tuple[int, ...], channels: int) -> None:
+def _check_size(what: str, data: ImageData, size: tuple[int, ...], channels: int) -> None:
     if size != (data.image_size, data.image_size) or channels != data.channels:
         raise UserError(
-            f"samples={where}: {size[0]}×{size[1]} pixels with {channels} channels, but the images of "
-            f"data={data.name} have {data.image_size}×{data.image_size} with {data.channels}: resizing would change "
-            "the scores, so generate that size, or name the data= they imitate."
+            f"{what}: {size[0]}×{size[1]} pixels with {channels} channels, but the images of "
+            f"data={data.name} have {data.image_size}×{data.image_size} with {data.channels}: resizing would "
+            "change them, so make them that size, or name the data= they belong to."
         )

@@ -9,7 +9,7 @@ unipc.py        UniPC: predictor and corrector from the last estimates
 consistency.py  for models after consistency tuning: one to four evaluations
 """
 
-from diffusion.sampler.base import Denoise, Level, Noise, Observer, Sampler, draw_images
+from diffusion.sampler.base import Conditions, Denoise, Level, Noise, Observer, Sampler, draw_images
 from diffusion.sampler.consistency import Consistency
 from diffusion.sampler.ddim import DDIM
 from diffusion.sampler.dpm_solver import DPMSolver
@@ -18,6 +18,7 @@ from diffusion.sampler.unipc import UniPC
 
 __all__ = [
     "DDIM",
+    "Conditions",
     "Consistency",
     "DPMSolver",
     "Denoise",

@@ -186,6 +186,22 @@ class Sampler:
         raise NotImplementedError
 
 
+class Conditions(NamedTuple):
+    """What images depend on besides their noise and labels.
+
+    Args:
+        start: clean images (n, C, H, W) to start from instead of pure noise, with noise of time `strength`.
+        strength: see `Sampler.sample`.
+        wrap: (denoiser, numbers of a batch's images) → the denoiser to draw them with.
+        noise: numbers of a batch's images → their noise; None is `Noise` of the seed.
+    """
+
+    start: Tensor | None = None
+    strength: float = 1.0
+    wrap: Callable[[nn.Module, range], nn.Module] | None = None
+    noise: Callable[[range], Callable[[], Tensor]] | None = None
+
+
 def draw_images(
     sampler: Sampler,
     denoiser: nn.Module,
@@ -197,6 +213,7 @@ def draw_images(
     device: torch.device,
     observe: Observer | None = None,
     progress: bool = False,
+    given: Conditions | None = None,
 ) -> Tensor:
     """n images, batch by batch; image i depends on (seed, i) and not on the batch size.
 
@@ -205,14 +222,17 @@ def draw_images(
         labels: classes (n,) or None.
         observe: sees the first batch only.
         progress: show a bar over all network evaluations.
+        given: what else they depend on.
 
     Returns:
         float32 (n, C, H, W) on the CPU.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n={n} and batch_size={batch_size} must be at least 1")
-    images = []
-    with progress_bar(n * sampler.evaluations, "sampling", "evaluations", disable=not progress) as bar:
+    images, given = [], given or Conditions()
+    with progress_bar(
+        round(n * sampler.evaluations * given.strength), "sampling", "evaluations", disable=not progress
+    ) as bar:
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)
@@ -222,6 +242,9 @@ def draw_images(
                 if observe is not None and first == 0:
                     observe(x_t, x_0)
 
-            noise = Noise(seed, indices, shape, device)
-            images.append(sampler.sample(denoiser, noise, batch_labels, watch).float().cpu())
+            noise = Noise(seed, indices, shape, device) if given.noise is None else given.noise(indices)
+            wrapped = denoiser if given.wrap is None else given.wrap(denoiser, indices)
+            start = None if given.start is None else given.start[first : indices.stop].to(device)
+            drawn = sampler.sample(wrapped, noise, batch_labels, watch, start, given.strength)
+            images.append(drawn.float().cpu())
     return torch.cat(images)

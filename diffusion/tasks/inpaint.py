@@ -1,0 +1,130 @@
+"""Inpainting: some pixels of an image are known, the others are painted so that they fit.
+
+At every noise level the estimate x̂_0 gets the known pixels put in, so that the path of the whole image leads to one
+that has them (replacement, Song et al. 2021, https://arxiv.org/abs/2011.13456, written for x̂_0). The estimate of the
+other pixels was made before it knew them, so the border is mended by going back and forth, after RePaint (Lugmayr et
+al. 2022, https://arxiv.org/abs/2201.09865): the completed estimate gets fresh noise of its level and is denoised again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion.denoiser import Estimate, per_image
+from diffusion.errors import UserError
+from diffusion.randomness import SAMPLING, stream
+from diffusion.sampler import Conditions
+from diffusion.tasks.base import Job, Result, Task, table_of
+
+HALVES: dict[str, Callable[[int], tuple[slice, slice]]] = {  # what is painted anew of size × size pixels
+    "top": lambda size: (slice(0, size // 2), slice(None)),
+    "bottom": lambda size: (slice(size // 2, None), slice(None)),
+    "left": lambda size: (slice(None), slice(0, size // 2)),
+    "right": lambda size: (slice(None), slice(size // 2, None)),
+    "centre": lambda size: (slice(size // 4, size - size // 4), slice(size // 4, size - size // 4)),
+}
+
+
+class Inpainting(nn.Module):
+    """A denoiser that knows some of the pixels.
+
+    Args:
+        denoiser: x_t, t, labels → `Estimate`.
+        known: clean images (B, C, H, W).
+        unknown: 1 where pixels are to be painted and 0 where they are known, broadcast to `known`.
+        noise: noise() draws a standard normal of the shape of `known`.
+        repeats: how often the completed estimate is noised and denoised again, at each noise level.
+    """
+
+    def __init__(
+        self, denoiser: Any, known: Tensor, unknown: Tensor, noise: Callable[[], Tensor], repeats: int = 0
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.known, self.unknown, self.noise, self.repeats = known, unknown, noise, repeats
+        self.learns_variance = getattr(denoiser, "learns_variance", False)
+        self.plus_plus = getattr(denoiser, "plus_plus", False)
+
+    def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
+        """x̂_0 with the known pixels."""
+        found = self.filled(x_t, t, labels)
+        alpha, sigma = (per_image(value, x_t) for value in self.schedule(x_t.new_full((len(x_t),), t)))
+        for _ in range(self.repeats):
+            found = self.filled(alpha * found.x_0.clamp(-1, 1) + sigma * self.noise(), t, labels)
+        return found
+
+    def filled(self, x_t: Tensor, t: float, labels: Tensor | None) -> Estimate:
+        """One estimate, with the known pixels put in."""
+        x_0, kept, share = self.denoiser.estimate(x_t, t, labels)
+        return Estimate(self.fill(x_0), None if kept is None else self.fill(kept), share)
+
+    def fill(self, x_0: Tensor) -> Tensor:
+        """The known pixels where they are known."""
+        return torch.where(self.unknown.bool(), x_0, self.known)
+
+
+class Inpaint(Task):
+    """Paints part of each image anew, in several ways.
+
+    Args:
+        mask: what is painted: top, bottom, left, right or centre, or an image file, white where it is painted.
+        images: an .npz or a folder of images; None is test images.
+        variations: how many ways for each image.
+        repeats: as in `Inpainting`; every one costs as much as the sampling.
+    """
+
+    def __init__(self, mask: str = "bottom", images: str | None = None, variations: int = 4, repeats: int = 2) -> None:
+        if variations < 1:
+            raise ValueError(f"variations={variations} must be at least 1")
+        if repeats < 0:
+            raise ValueError(f"repeats={repeats} must be 0 or more")
+        self.mask, self.images, self.variations, self.repeats = mask, images, variations, repeats
+
+    def run(self, job: Job) -> Result:
+        """`variations` completions of each image, under the image and what is known of it."""
+        images, labels, captions = job.inputs(self.images)
+        model, device = job.model, job.model.device.torch_device
+        unknown = read_mask(self.mask, model.image["size"])
+        inside = model.image["padding"]
+        whole = nn.functional.pad(unknown, [inside] * 4).to(device)
+        known = model.from_images(images).to(device)
+
+        def wrap(seed: int, denoiser: nn.Module, rows: range) -> nn.Module:
+            streams = [stream(seed, SAMPLING, i, 1) for i in rows]
+
+            def noise() -> Tensor:
+                return torch.stack([torch.randn(model.shape, generator=own) for own in streams]).to(device)
+
+            return Inpainting(denoiser, known[rows.start : rows.stop], whole, noise, self.repeats)
+
+        seeds = range(job.seed, job.seed + self.variations)
+        drawn = [job.draw(len(images), labels, Conditions(wrap=partial(wrap, seed)), seed=seed) for seed in seeds]
+        hidden = torch.where(unknown.bool(), 128, images).to(torch.uint8)
+        rows = [("image", images), ("known", hidden), *((f"{k + 1}", made) for k, made in enumerate(drawn))]
+        labels = None if labels is None else labels.repeat(self.variations)
+        return Result(torch.cat(drawn), labels, table_of(rows, captions))
+
+
+def read_mask(mask: str, size: int) -> Tensor:
+    """1 where pixels are to be painted, float (1, 1, H, W)."""
+    unknown = torch.zeros(1, 1, size, size)
+    if mask in HALVES:
+        unknown[(..., *HALVES[mask](size))] = 1
+        return unknown
+    if not Path(mask).is_file():
+        raise UserError(f"task.mask={mask} is no image file; give one, or choose from {', '.join(HALVES)}.")
+    try:
+        with Image.open(mask) as image:
+            pixels = torch.from_numpy(np.array(image.convert("L")))
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise UserError(f"task.mask={mask} cannot be read as an image.") from error
+    if tuple(pixels.shape) != (size, size):
+        raise UserError(f"task.mask={mask} has {pixels.shape[0]}×{pixels.shape[1]} pixels; it must have {size}×{size}.")
+    unknown[0, 0] = (pixels > 127).float()
+    return unknown

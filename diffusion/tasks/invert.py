@@ -1,0 +1,93 @@
+"""DDIM inversion: the noise that an image comes from, and the image back from it.
+
+Without fresh noise, DDIM's steps follow a path that can be walked from both ends (Song et al. 2021,
+https://arxiv.org/abs/2010.02502). Upwards, a step from s to t > s is
+
+    x_t = α_t x̂_0 + σ_t ε̂,     ε̂ = (x_s − α_s x̂_0)/σ_s,
+
+with the estimate at s where the way down has the one at t, so that the two ways part by an error that falls with the
+number of steps. The way up begins at the lowest noise level of the grid, as if the image had that much noise.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.sampler import DDIM, Conditions, Denoise
+from diffusion.sampler.base import levels_at
+from diffusion.tasks.base import Job, Result, Task, table_of
+
+
+@torch.no_grad()
+def invert(denoiser: nn.Module, x_0: Tensor, labels: Tensor | None, times: Sequence[float]) -> Tensor:
+    """The noise (B, C, H, W), about standard normal, from which DDIM's steps lead to the images x_0.
+
+    Args:
+        denoiser: x_t, t, labels → `Estimate`, with an attribute `schedule`.
+        x_0: clean images (B, C, H, W).
+        labels: classes (B,) or None.
+        times: falling, the last 0, as `Sampler.times` gives them.
+    """
+    denoise = Denoise(denoiser, labels, False, None)
+    levels = levels_at(denoise.schedule, times[-2::-1])  # upwards, without 0
+    x_s = x_0
+    for s, t in pairwise(levels):
+        estimate = denoise(x_s, s).x_0
+        x_s = t.alpha * estimate + t.sigma * (x_s - s.alpha * estimate) / s.sigma
+    return x_s / levels[-1].sigma
+
+
+def given_noise(noise: Tensor, rows: range) -> Callable[[], Tensor]:
+    """The noise (n, C, H, W) of some images, for each time it is asked for."""
+    return lambda: noise[rows.start : rows.stop]
+
+
+class Invert(Task):
+    """Images to noise and back, with several numbers of steps.
+
+    Args:
+        steps: of DDIM on either way, a row of the picture for each.
+        images: an .npz or a folder of images; None is test images.
+        grid: of the times, as for every sampler.
+    """
+
+    def __init__(self, steps: list[int], images: str | None = None, grid: str = "uniform") -> None:
+        if not steps or min(steps) < 2:
+            raise ValueError(f"steps={steps} must be numbers of at least 2")
+        self.steps, self.images = steps, images
+        self.samplers = [DDIM(number, clip=False, grid=grid) for number in steps]
+
+    def run(self, job: Job) -> Result:
+        """The images, their noise, and what comes back, with the error of the round trip."""
+        images, labels, captions = job.inputs(self.images)
+        model, device = job.model, job.model.device.torch_device
+        x_0 = model.from_images(images)
+        denoiser, rows, errors, moments = model.guidance.guide(model.denoiser), [("image", images)], [], []
+        for sampler in self.samplers:
+            times, found = sampler.times(model.denoiser.schedule), []
+            for part in torch.arange(len(images)).split(job.batch_size):
+                own = None if labels is None else labels[part].to(device)
+                with model.device.autocast():
+                    found.append(invert(denoiser, x_0[part].to(device), own, times).float())
+            noise = torch.cat(found)
+            back = job.draw(len(images), labels, Conditions(noise=partial(given_noise, noise)), sampler)
+            errors.append(float((back.float() - images.float()).square().mean().sqrt()))
+            moments.append((float(noise.mean()), float(noise.std())))
+            rows.append((f"{sampler.steps} steps", back))
+        shown = model.to_images(noise.cpu() / 2)
+        rows.insert(1, ("noise", shown))
+        says = "Round trip, root mean square error in grey levels of 255: " + ", ".join(
+            f"{error:.2f} with {number} steps" for error, number in zip(errors, self.steps, strict=True)
+        )
+        mean, std = moments[-1]
+        says += f". The noise has mean {mean:.2f} and standard deviation {std:.2f} (0 and 1 where it is drawn)."
+        numbers = {
+            "steps": self.steps,
+            "error": errors,
+            "noise_mean": [mean for mean, _ in moments],
+            "noise_std": [std for _, std in moments],
+        }
+        return Result(back, labels, table_of(rows, captions), says, numbers)
