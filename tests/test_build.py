@@ -149,3 +149,13 @@ def test_too_few_test_images_leave_scores_out_instead_of_stopping_the_training(t
     trainer = build.build_trainer(tiny_config(**folder, **small), tmp_path / "run")
     trainer.tracker.close()
     assert trainer.monitor.scorer is None and "Scores are left out: they need at least 2 test images" in caplog.text
+
+
+def test_what_comes_with_a_checkpoint_cannot_be_chosen_again(tmp_path):
+    saved, cfg = tiny_config(), OmegaConf.create({**tiny_config(**{"guidance.scale": 1.5}), "checkpoint": "RUN"})
+    with pytest.raises(
+        UserError, match="^'model.width=16' cannot be given with checkpoint=RUN, which brings its own model"
+    ):
+        build.starting_config(saved, cfg, ["model.width=16"])
+    taken = build.starting_config(saved, cfg, ["guidance.scale=1.5", "loss=consistency"])
+    assert taken["guidance"]["scale"] == 1.5 and taken["model"] == saved["model"]

@@ -57,6 +57,20 @@ def test_resuming_is_exact(tmp_path, killed_before, accumulate):
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
 
 
+def test_resuming_is_exact_with_everything_that_has_a_memory(tmp_path):
+    """Loss-aware times remember losses, power-function averages their widths; the hybrid loss has a second head."""
+    settings = {"training.steps": 10, "timesteps": "loss_aware", "ema": "power", "loss": "hybrid"}
+    settings |= {"timesteps.bins": 4, "timesteps.memory": 2, "training.images": 1000}
+    whole = train(tmp_path / "whole", **settings)
+    cut = train(tmp_path / "cut", stop_at=7, **settings)
+    assert cut["step"] == 4
+    resumed = train(tmp_path / "cut", resume=cut, **settings)
+    for key in ("step", "network", "ema", "optimizer", "sums", "timesteps"):
+        assert same(whole[key], resumed[key]), key
+    assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
+    assert whole["timesteps"] and not same(whole["timesteps"], cut["timesteps"])
+
+
 def test_resuming_in_another_memory_layout_keeps_the_optimizer(tmp_path):
     """A fused optimizer walks weights and moments side by side in memory, so their layouts must agree."""
     cut = train(tmp_path / "cut", stop_at=5, **{"training.steps": 8})
