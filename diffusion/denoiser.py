@@ -1,12 +1,15 @@
 """The model: a network, the noise schedule it was made for and what it predicts, as one function x_t → x̂_0."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from diffusion.objective import Objective
-from diffusion.schedule import Schedule
+from diffusion.schedule import Level, Schedule
+
+if TYPE_CHECKING:
+    from diffusion.sampler import Denoise
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -28,7 +31,47 @@ class Estimate(NamedTuple):
     share: Tensor | None = None
 
 
-class Denoiser(nn.Module):
+class Estimator(nn.Module):
+    """What samplers draw with: x_t, t, labels → `Estimate`. A subclass writes `estimate`."""
+
+    schedule: Schedule
+    num_classes: int
+    learns_variance = False  # True where an `Estimate` has a share of the variance
+    plus_plus = False  # True where it has another estimate whose noise is kept
+
+    def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
+        """x̂_0 and what goes with it.
+
+        Args:
+            x_t: noisy images (B, C, H, W).
+            t: time in (0, 1], the same for all.
+            labels: classes (B,), `num_classes` for "none"; None means "none" for all.
+        """
+        raise NotImplementedError
+
+    def forward(self, x_t: Tensor, t: Any, labels: Tensor | None = None) -> Tensor:
+        """The estimate x̂_0 (B, C, H, W) alone; arguments as in `estimate`."""
+        return self.estimate(x_t, t, labels).x_0
+
+    def before_step(self, denoise: "Denoise", x_t: Tensor, t: Level, s: Level) -> Tensor:
+        """What x_t (B, C, H, W) becomes before a sampler's step from level t to s; most leave it as it is.
+
+        Args:
+            denoise: denoise(x_t, t) is the estimate of this very object, as the sampler's step sees it.
+        """
+        return x_t
+
+
+class Wrapped(Estimator):
+    """Another estimator, seen through something; a subclass writes `estimate` with the help of `denoiser`."""
+
+    def __init__(self, denoiser: Estimator) -> None:
+        super().__init__()
+        self.denoiser, self.schedule, self.num_classes = denoiser, denoiser.schedule, denoiser.num_classes
+        self.learns_variance, self.plus_plus = denoiser.learns_variance, denoiser.plus_plus
+
+
+class Denoiser(Estimator):
     """x̂_0 = c_skip(t) · x_t + c_out(t) · network(c_in(t) · x_t, 1000 t, labels).
 
     Args:
@@ -51,26 +94,17 @@ class Denoiser(nn.Module):
                 "t = 1: choose objective=v"
             )
         self.network, self.schedule, self.objective = network, schedule, objective
-        self.learns_variance = learns_variance
+        self.learns_variance, self.num_classes = learns_variance, int(network.num_classes)  # type: ignore[arg-type]
         self.evaluated = 0  # images that the network was evaluated on, for reports
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes the network knows; 0 means that it takes no labels."""
-        return int(self.network.num_classes)  # type: ignore[arg-type]
-
-    def forward(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """The estimate x̂_0 (B, C, H, W) of the clean image.
+    def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:
+        """x̂_0, and the learned variance where there is one.
 
         Args:
             x_t: noisy images (B, C, H, W).
             t: times in (0, 1], (B,), or one for all.
             labels: classes (B,), `num_classes` for "none"; None means "none" for all.
         """
-        return self.estimate(x_t, t, labels).x_0
-
-    def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:
-        """x̂_0, and the learned variance where there is one; arguments as in `forward`."""
         t = x_t.new_full((len(x_t),), t) if isinstance(t, float) else t
         c_skip, c_out, c_in = (per_image(c, x_t) for c in self.objective.coefficients(*self.schedule(t)))
         prediction, share = self.predict(c_in * x_t, t, labels)

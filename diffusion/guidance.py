@@ -12,13 +12,14 @@ https://arxiv.org/abs/2406.02507) the poor one is a smaller model, or one that w
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion.denoiser import Denoiser, Estimate, per_image
+from diffusion.denoiser import Denoiser, Estimate, Estimator, Wrapped, per_image
+from diffusion.schedule import levels_at
 
 
-class Guided(nn.Module):
-    """A denoiser that wraps a denoiser, or two.
+class Guided(Wrapped):
+    """A denoiser seen through a scale, against itself without labels or against another one.
 
     Args:
         denoiser: the good one.
@@ -41,25 +42,15 @@ class Guided(nn.Module):
         plus_plus: bool = False,
         weaker: Denoiser | None = None,
     ) -> None:
-        super().__init__()
-        self.denoiser, self.weaker, self.scale = denoiser, weaker, scale
-        self.interval, self.rescale, self.plus_plus = interval, rescale, plus_plus
-        self.schedule, self.num_classes, self.learns_variance = (
-            denoiser.schedule,
-            denoiser.num_classes,
-            denoiser.learns_variance,
-        )
+        super().__init__(denoiser)
+        self.weaker, self.scale, self.interval, self.rescale = weaker, scale, interval, rescale
+        self.plus_plus = plus_plus
         self._scales: Tensor | None = None
 
-    def forward(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """x̂_0 (B, C, H, W); arguments as in `Denoiser.forward`."""
-        return self.estimate(x_t, t, labels).x_0
-
-    def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:
-        """x̂_0 and what goes with it; arguments as in `Denoiser.forward`."""
-        inside = self.inside(t)
+    def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
+        """x̂_0 and what goes with it."""
         unguided = self.scale == 1 and not self.plus_plus
-        if unguided or inside is False or (labels is None and self.weaker is None):
+        if unguided or not self.inside(t) or (labels is None and self.weaker is None):
             return self.denoiser.estimate(x_t, t, labels)
         good, poor = self.both(x_t, t, labels)
         x_0 = poor.x_0 + self.scales(x_t, labels) * (good.x_0 - poor.x_0)
@@ -67,19 +58,16 @@ class Guided(nn.Module):
             contrast = (image.flatten(1).std(dim=1) for image in (good.x_0, x_0))
             ratio = next(contrast) / next(contrast).clamp(min=1e-6)
             x_0 = x_0 * per_image(1 + self.rescale * (ratio - 1), x_0)
-        if isinstance(inside, Tensor):
-            x_0 = torch.where(per_image(inside, x_0), x_0, good.x_0)
         return Estimate(x_0, kept=poor.x_0 if self.plus_plus else None, share=good.share)
 
-    def inside(self, t: Tensor | float) -> Tensor | bool:
-        """Whether there is guidance at t: one answer for one time, which needs no word from the device."""
+    def inside(self, t: float) -> bool:
+        """Whether there is guidance at t."""
         if self.interval is None:
             return True
-        alpha, sigma = self.schedule(t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64))
-        found = (sigma > self.interval[0] * alpha) & (sigma <= self.interval[1] * alpha)
-        return found if isinstance(t, Tensor) else bool(found)
+        (level,) = levels_at(self.schedule, [t])
+        return self.interval[0] < level.ratio <= self.interval[1]
 
-    def both(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None) -> tuple[Estimate, Estimate]:
+    def both(self, x_t: Tensor, t: float, labels: Tensor | None) -> tuple[Estimate, Estimate]:
         """The good estimate and the poor one."""
         if self.weaker is not None:
             return self.denoiser.estimate(x_t, t, labels), self.weaker.estimate(x_t, t, labels)
@@ -88,8 +76,7 @@ class Guided(nn.Module):
         if self.scale == 0:
             poor = self.denoiser.estimate(x_t, t, null)
             return poor, poor
-        times = t if isinstance(t, float) else torch.cat([t, t])
-        twice = self.denoiser.estimate(torch.cat([x_t, x_t]), times, torch.cat([labels, null]))
+        twice = self.denoiser.estimate(torch.cat([x_t, x_t]), t, torch.cat([labels, null]))
         labelled, unlabelled = twice.x_0.chunk(2)
         share = None if twice.share is None else twice.share.chunk(2)[0]
         return Estimate(labelled, share=share), Estimate(unlabelled)
@@ -177,7 +164,7 @@ class ClassifierFree:
         """labels (B,) with the null class wherever u (B,), uniform in [0, 1), lies below the dropout."""
         return None if labels is None else labels.masked_fill(u < self.dropout, num_classes)
 
-    def guide(self, denoiser: Denoiser) -> nn.Module:
+    def guide(self, denoiser: Denoiser) -> Estimator:
         """The denoiser that sampling calls."""
         return Guided(denoiser, self.scale, self.interval, self.rescale, self.plus_plus)
 
@@ -199,7 +186,7 @@ class Unconditional:
         """No labels."""
         return None
 
-    def guide(self, denoiser: Denoiser) -> nn.Module:
+    def guide(self, denoiser: Denoiser) -> Estimator:
         """The denoiser itself."""
         return denoiser
 
@@ -237,7 +224,7 @@ class Autoguidance:
         """Raise `ValueError` unless there is one scale for all classes or one for each."""
         check_scales(self.scale, num_classes)
 
-    def guide(self, denoiser: Denoiser) -> nn.Module:
+    def guide(self, denoiser: Denoiser) -> Estimator:
         """The denoiser that sampling calls."""
         return Guided(denoiser, self.scale, self.interval, self.rescale, weaker=self.weaker)
 

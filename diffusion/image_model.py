@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.data import crop_images, decode, encode, pad_images
 from diffusion.denoiser import Denoiser
@@ -55,7 +55,7 @@ class ImageModel:
         given: Conditions | None = None,
     ) -> Tensor:
         """n images as uint8 (n, C, H, W) on the CPU; arguments as in `draw_images`."""
-        denoiser: nn.Module = self.guidance.guide(self.denoiser)
+        denoiser = self.guidance.guide(self.denoiser)
         networks = [module for module in denoiser.modules() if isinstance(module, Denoiser)]
         before = sum(module.evaluated for module in networks)
         with self.device.autocast():

@@ -11,6 +11,8 @@ interpolated, so t may be any real number. α = √ᾱ and σ = √(1 − ᾱ).
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +36,30 @@ class Schedule:
     def described(self) -> str:
         """The schedule as the config names it, for messages."""
         return f"schedule={type(self).__name__.lower()}"
+
+
+class Level(NamedTuple):
+    """A time with its α and σ, as plain numbers: no step waits for the device."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def ratio(self) -> float:
+        """σ/α, infinite where nothing of the image is left."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+    @property
+    def half_log_snr(self) -> float:
+        """λ = log(α/σ), with −20 for pure noise, where it is infinite."""
+        return math.log(self.alpha / self.sigma) if self.alpha else -20.0
+
+
+def levels_at(schedule: Schedule, times: Sequence[float]) -> list[Level]:
+    """The levels of some times."""
+    t = torch.tensor(times, dtype=torch.float64)
+    return [Level(*row) for row in torch.stack([t, *schedule(t)], dim=1).tolist()]
 
 
 class Flow(Schedule):

@@ -12,6 +12,8 @@ import pytest
 import torch
 from tensorboard.summary.writer import event_file_writer
 
+from diffusion.denoiser import Estimate, Estimator
+
 ROOT = Path(__file__).parent.parent
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
 CACHE = tempfile.mkdtemp(prefix="simple-diffusion-")  # of real images' features, computed once for all tests
@@ -73,33 +75,58 @@ def scorer(mini):
     scoring.SUBSETS = number
 
 
-class GaussianDenoiser(torch.nn.Module):
+class Exact(Estimator):
+    """A denoiser whose answer is known, `answer(x_t, alpha, sigma)` in float64."""
+
+    num_classes = 0
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+
+    def estimate(self, x_t, t, labels=None):
+        alpha, sigma = (value.view(-1, 1, 1, 1) for value in self.schedule(torch.as_tensor(t).double().flatten()))
+        return Estimate(self.answer(x_t.double(), alpha, sigma).to(x_t.dtype))
+
+
+class GaussianDenoiser(Exact):
     """The exact E[x_0 | x_t] for data N(mean, std²), independent in every pixel."""
 
     def __init__(self, schedule, mean, std):
-        super().__init__()
-        self.schedule, self.mean, self.std = schedule, mean, std
+        super().__init__(schedule)
+        self.mean, self.std = mean, std
 
-    def forward(self, x_t, t, labels=None):
-        alpha, sigma = (value.view(-1, 1, 1, 1) for value in self.schedule(torch.as_tensor(t).double().flatten()))
+    def answer(self, x_t, alpha, sigma):
         variance = alpha**2 * self.std**2 + sigma**2
-        x_0 = self.mean + alpha * self.std**2 / variance * (x_t.double() - alpha * self.mean)
-        return x_0.to(x_t.dtype)
+        return self.mean + alpha * self.std**2 / variance * (x_t - alpha * self.mean)
 
 
-class FiniteDenoiser(torch.nn.Module):
-    """The exact E[x_0 | x_t] for data that are a finite set of points (n, C, H, W)."""
+class CorrelatedDenoiser(Exact):
+    """The exact E[x_0 | x_t] for data N(0, covariance), covariance of all C·H·W values."""
 
-    def __init__(self, schedule, points):
-        super().__init__()
-        self.schedule, self.points = schedule, points.double()
+    def __init__(self, schedule, covariance):
+        super().__init__(schedule)
+        self.covariance = covariance.double()
 
-    def forward(self, x_t, t, labels=None):
-        alpha, sigma = (value.view(-1, 1) for value in self.schedule(torch.as_tensor(t).double().flatten()))
-        flat, points = x_t.double().flatten(1), self.points.flatten(1)
-        distance = (flat[:, None] - alpha[:, :, None] * points[None]).square().sum(dim=2)  # (B, n)
-        weight = torch.softmax(-distance / (2 * sigma**2), dim=1)
-        return (weight @ points).view_as(x_t).to(x_t.dtype)
+    def answer(self, x_t, alpha, sigma):
+        alpha, variance = alpha.flatten()[0], sigma.flatten()[0] ** 2
+        noisy = alpha**2 * self.covariance + variance * torch.eye(len(self.covariance), dtype=torch.float64)
+        return (alpha * torch.linalg.solve(noisy, x_t.flatten(1).T).T @ self.covariance).view_as(x_t)
+
+
+class FiniteDenoiser(Exact):
+    """The exact E[x_0 | x_t] for data that are a finite set of points (n, C, H, W) with probabilities (n,)."""
+
+    def __init__(self, schedule, points, probabilities=None):
+        super().__init__(schedule)
+        self.points = points.double()
+        self.log_p = torch.zeros(len(points)) if probabilities is None else torch.tensor(probabilities).double().log()
+
+    def answer(self, x_t, alpha, sigma):
+        flat, points = x_t.flatten(1), self.points.flatten(1)
+        distance = (flat[:, None] - alpha.view(-1, 1, 1) * points[None]).square().sum(dim=2)  # (B, n)
+        weight = torch.softmax(self.log_p - distance / (2 * sigma.view(-1, 1) ** 2), dim=1)
+        return (weight @ points).view_as(x_t)
 
 
 def compose(name, *overrides):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion import build, checkpoint, trained, variational
 from diffusion.data import ImageData, ImageFiles, Images, encode
-from diffusion.denoiser import Denoiser, Estimate
+from diffusion.denoiser import Denoiser, Estimate, Estimator
 from diffusion.device import Device
 from diffusion.errors import UserError
 from diffusion.evaluation import likelihood, plots
@@ -23,14 +23,7 @@ from diffusion.schedule import EDM, Cosine, Flow, Linear
 STD = 0.3
 
 
-class Exact(GaussianDenoiser):
-    """The best that a network which knows nothing of grey levels could do for Gaussian pixels."""
-
-    def estimate(self, x_t, t, labels=None):
-        return Estimate(self(x_t, t))
-
-
-class Constant(torch.nn.Module):
+class Constant(Estimator):
     """Always answers with the same grey, whatever it sees; share is the learned variance's."""
 
     def __init__(self, schedule, grey, share=None):
@@ -78,7 +71,7 @@ SCHEDULES = [Cosine(), Linear(), Cosine(zero_terminal_snr=True), Flow(), EDM()]
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=["cosine", "linear", "zero_terminal", "flow", "edm"])
 def test_the_bound_lies_above_the_truth_and_near_it(schedule, gaussian):
     images, true = gaussian
-    found = likelihood_bound(Exact(schedule, 0.0, STD), images, None, steps=1000, evaluations=60)
+    found = likelihood_bound(GaussianDenoiser(schedule, 0.0, STD), images, None, steps=1000, evaluations=60)
     excess = found.bits - true
     coarse = isinstance(schedule, EDM)  # β is too broad for steps of noise far above the data, of which EDM has many
     assert -3 * error(excess) < float(excess.mean()) < (0.15 if coarse else 0.05)
@@ -89,7 +82,7 @@ def test_the_bound_lies_above_the_truth_and_near_it(schedule, gaussian):
 @pytest.mark.parametrize("evaluations", [2, 3, 15])
 def test_an_estimate_agrees_with_an_independent_sum_over_all_steps(evaluations, gaussian, generator):
     images, steps, schedule = gaussian[0], 40, Cosine()
-    x_0, exact = encode(images).double(), Exact(schedule, 0.0, STD)
+    x_0, exact = encode(images).double(), GaussianDenoiser(schedule, 0.0, STD)
     whole = variational.prior_bits(schedule, x_0)
     for k in range(steps, 0, -1):
         t, s = (torch.full((len(images),), i / steps, dtype=torch.float64) for i in (k, k - 1))
@@ -103,7 +96,7 @@ def test_an_estimate_agrees_with_an_independent_sum_over_all_steps(evaluations, 
 
 
 def test_as_many_evaluations_as_steps_are_the_whole_sum(gaussian):
-    exact = Exact(Cosine(), 0.0, STD)
+    exact = GaussianDenoiser(Cosine(), 0.0, STD)
     whole, same, more = (likelihood_bound(exact, gaussian[0], None, steps=30, evaluations=e) for e in (None, 30, 10**6))
     assert torch.equal(whole.bits, same.bits) and torch.equal(whole.bits, more.bits)
     assert whole.evaluations == 30 and torch.allclose(whole.times, torch.arange(1, 31).double() / 30)

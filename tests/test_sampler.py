@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import FiniteDenoiser, GaussianDenoiser
+from conftest import Exact, FiniteDenoiser, GaussianDenoiser
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from diffusion.denoiser import Estimate
 from diffusion.objective import Epsilon, V
-from diffusion.sampler import DDIM, Level, Noise, draw_images
-from diffusion.schedule import Cosine, Linear, Quadratic, Sigmoid
+from diffusion.sampler import DDIM, Noise, draw_images
+from diffusion.schedule import Cosine, Level, Linear, Quadratic, Sigmoid
 
 CPU = torch.device("cpu")
 
@@ -154,14 +154,14 @@ def test_the_last_step_adds_no_noise():
 
 
 def test_a_huge_estimate_is_clamped_and_the_noise_derived_anew():
-    class Huge(torch.nn.Module):
-        schedule = Cosine()
-
-        def forward(self, x_t, t, labels=None):
+    class Huge(Exact):
+        def answer(self, x_t, alpha, sigma):
             return torch.full_like(x_t, 1e6)
 
     seen = []
-    x = draw_images(DDIM(20), Huge(), (1, 4, 4), None, 2, 0, 2, CPU, observe=lambda x_t, x_0: seen.append((x_t, x_0)))
+    x = draw_images(
+        DDIM(20), Huge(Cosine()), (1, 4, 4), None, 2, 0, 2, CPU, observe=lambda x_t, x_0: seen.append((x_t, x_0))
+    )
     assert float(x.max()) <= 1 and len(seen) == 20
     schedule = Cosine()
     times = DDIM(20).times(schedule)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import FiniteDenoiser, GaussianDenoiser
+from conftest import Exact, FiniteDenoiser, GaussianDenoiser
 from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -14,11 +14,10 @@ from diffusers import (
 )
 
 from diffusion.denoiser import Estimate
-from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, Level, UniPC, draw_images
-from diffusion.sampler.base import levels_at
+from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, UniPC, draw_images
 from diffusion.sampler.grid import GRIDS
 from diffusion.sampler.unipc import weights
-from diffusion.schedule import EDM, Cosine, Flow, Linear, Quadratic, Sigmoid
+from diffusion.schedule import EDM, Cosine, Flow, Level, Linear, Quadratic, Sigmoid, levels_at
 
 CPU = torch.device("cpu")
 SCHEDULES = [Linear(), Quadratic(), Sigmoid(), Cosine(), Flow(), EDM(), Linear(zero_terminal_snr=True)]
@@ -249,15 +248,13 @@ def test_heun_counts_both_evaluations():
 def test_consistency_sampling_forgets_the_noise_it_came_from(generator):
     """x_s = α_s x̂_0 + σ_s z: with a denoiser that gives a constant, x_s has exactly its mean and the noise's spread."""
 
-    class Constant(torch.nn.Module):
-        schedule = Cosine()
-
-        def forward(self, x_t, t, labels=None):
+    class Constant(Exact):
+        def answer(self, x_t, alpha, sigma):
             return torch.full_like(x_t, 0.25)
 
     seen = []
     fresh = lambda: torch.randn(50_000, 1, 1, 1, generator=generator)  # noqa: E731
-    x = Consistency(3).sample(Constant(), fresh, observe=lambda x_t, x_0: seen.append(x_t))
+    x = Consistency(3).sample(Constant(Cosine()), fresh, observe=lambda x_t, x_0: seen.append(x_t))
     assert torch.equal(x, torch.full_like(x, 0.25)) and len(seen) == 3
     for x_t, level in zip(seen, levels_at(Cosine(), Consistency(3).times(Cosine())), strict=False):
         assert float(x_t.mean()) == pytest.approx(0.25 * level.alpha, abs=0.02)

@@ -9,7 +9,7 @@ unipc.py        UniPC: predictor and corrector from the last estimates
 consistency.py  for models after consistency tuning: one to four evaluations
 """
 
-from diffusion.sampler.base import Conditions, Denoise, Level, Noise, Observer, Sampler, draw_images
+from diffusion.sampler.base import Conditions, Denoise, Noise, Observer, Sampler, draw_images
 from diffusion.sampler.consistency import Consistency
 from diffusion.sampler.ddim import DDIM
 from diffusion.sampler.dpm_solver import DPMSolver
@@ -24,7 +24,6 @@ __all__ = [
     "Denoise",
     "Euler",
     "Heun",
-    "Level",
     "Noise",
     "Observer",
     "Sampler",

@@ -5,19 +5,18 @@ probability-flow ODE (Song et al. 2021, https://arxiv.org/abs/2011.13456): sampl
 in few steps, and in whether they add fresh noise on the way. None needs to know what the network predicts.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion.denoiser import Estimate
+from diffusion.denoiser import Estimate, Estimator
 from diffusion.progress import progress_bar
 from diffusion.randomness import SAMPLING, stream
 from diffusion.sampler.grid import GRIDS
-from diffusion.schedule import Schedule
+from diffusion.schedule import Level, Schedule, levels_at
 
 Observer = Callable[[Tensor, Tensor], None]
 
@@ -42,49 +41,22 @@ class Noise:
         return drawn.to(self.device, non_blocking=True)
 
 
-class Level(NamedTuple):
-    """A time with its α and σ, as plain numbers: no step waits for the device."""
-
-    t: float
-    alpha: float
-    sigma: float
-
-    @property
-    def ratio(self) -> float:
-        """σ/α, infinite where nothing of the image is left."""
-        return self.sigma / self.alpha if self.alpha else math.inf
-
-    @property
-    def half_log_snr(self) -> float:
-        """λ = log(α/σ), with −20 for pure noise, where it is infinite."""
-        return math.log(self.alpha / self.sigma) if self.alpha else -20.0
-
-
-def levels_at(schedule: Schedule, times: Sequence[float]) -> list[Level]:
-    """The levels of some times."""
-    t = torch.tensor(times, dtype=torch.float64)
-    return [Level(*row) for row in torch.stack([t, *schedule(t)], dim=1).tolist()]
-
-
 class Denoise:
     """The network as a step sees it: denoise(x_t, level) → `Estimate`, with labels and clamping taken care of.
 
     Args:
-        denoiser: x_t, t, labels → x̂_0, with an attribute `schedule`; one that knows more has a method `estimate`.
+        denoiser: x_t, t, labels → `Estimate`.
         labels: classes (B,) or None.
         clip: clamp x̂_0 to [−1, 1].
         observe: called as observe(x_t, x̂_0) after each evaluation.
     """
 
-    def __init__(self, denoiser: nn.Module, labels: Tensor | None, clip: bool, observe: Observer | None) -> None:
+    def __init__(self, denoiser: Estimator, labels: Tensor | None, clip: bool, observe: Observer | None) -> None:
         self.denoiser, self.labels, self.clip, self.observe = denoiser, labels, clip, observe
-        self.schedule: Schedule = denoiser.schedule  # type: ignore[assignment]
+        self.schedule = denoiser.schedule
 
     def __call__(self, x_t: Tensor, at: Level) -> Estimate:
-        estimate = getattr(self.denoiser, "estimate", None)
-        found: Estimate = (
-            Estimate(self.denoiser(x_t, at.t, self.labels)) if estimate is None else estimate(x_t, at.t, self.labels)
-        )
+        found = self.denoiser.estimate(x_t, at.t, self.labels)
         if self.clip:
             kept = None if found.kept is None else found.kept.clamp(-1, 1)
             found = Estimate(found.x_0.clamp(-1, 1), kept, found.share)
@@ -126,9 +98,9 @@ class Sampler:
         grid = "" if self.grid == "uniform" else f", {self.grid} grid"
         return f"{type(self).__name__}, {self.steps} steps{grid}{'' if self.clip else ', not clipped'}"
 
-    def check(self, denoiser: nn.Module) -> None:
+    def check(self, denoiser: Estimator) -> None:
         """Raise `ValueError` for a denoiser that cannot be sampled this way; the message starts with a setting."""
-        if getattr(denoiser, "plus_plus", False) and not self.carries_noise:
+        if denoiser.plus_plus and not self.carries_noise:
             raise ValueError(
                 f"The sampler {type(self).__name__} cannot be used with guidance.plus_plus=true (CFG++): choose "
                 "sampler=ddim, ddpm or euler, or guidance.plus_plus=false"
@@ -137,7 +109,7 @@ class Sampler:
     @torch.no_grad()
     def sample(
         self,
-        denoiser: nn.Module,
+        denoiser: Estimator,
         noise: Callable[[], Tensor],
         labels: Tensor | None = None,
         observe: Observer | None = None,
@@ -147,7 +119,7 @@ class Sampler:
         """Draw images.
 
         Args:
-            denoiser: x_t, t, labels → x̂_0, with an attribute `schedule`.
+            denoiser: x_t, t, labels → `Estimate`.
             noise: noise() gives the initial noise (B, C, H, W) and that of every step.
             labels: classes (B,) or None.
             observe: called as observe(x_t, x̂_0) after each network evaluation.
@@ -161,14 +133,15 @@ class Sampler:
         denoise = Denoise(denoiser, labels, self.clip, observe)
         times = self.times(denoise.schedule)
         if strength < times[0]:
-            times = [strength, *(time for time in times if time < strength)]
+            shortest = 1e-3 * strength / self.steps  # a time of the grid that is `strength` but for rounding
+            times = [strength, *(time for time in times if time < strength - shortest)]
         levels = levels_at(denoise.schedule, times)
         x_t = levels[0].sigma * noise()
         if start is not None:
             x_t = x_t + levels[0].alpha * start
         past: list[Any] = []
         for t, s in pairwise(levels):
-            x_t = self.step(denoise, x_t, t, s, noise, past)
+            x_t = self.step(denoise, denoiser.before_step(denoise, x_t, t, s), t, s, noise, past)
         return x_t
 
     def step(
@@ -194,17 +167,19 @@ class Conditions(NamedTuple):
         strength: see `Sampler.sample`.
         wrap: (denoiser, numbers of a batch's images) → the denoiser to draw them with.
         noise: numbers of a batch's images → their noise; None is `Noise` of the seed.
+        passes: evaluations for each one of the sampler, by what `wrap` does before its steps; for the progress bar.
     """
 
     start: Tensor | None = None
     strength: float = 1.0
-    wrap: Callable[[nn.Module, range], nn.Module] | None = None
+    wrap: Callable[[Estimator, range], Estimator] | None = None
     noise: Callable[[range], Callable[[], Tensor]] | None = None
+    passes: int = 1
 
 
 def draw_images(
     sampler: Sampler,
-    denoiser: nn.Module,
+    denoiser: Estimator,
     shape: Sequence[int],
     labels: Tensor | None,
     n: int,
@@ -231,7 +206,7 @@ def draw_images(
         raise ValueError(f"n={n} and batch_size={batch_size} must be at least 1")
     images, given = [], given or Conditions()
     with progress_bar(
-        round(n * sampler.evaluations * given.strength), "sampling", "evaluations", disable=not progress
+        round(n * sampler.evaluations * given.passes * given.strength), "sampling", "evaluations", disable=not progress
     ) as bar:
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Level, Sampler
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.schedule import Level
 
 
 class Consistency(Sampler):

@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Level, Sampler
+from diffusion.denoiser import Estimator
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.schedule import Level
 
 
 class DDIM(Sampler):
@@ -46,9 +48,9 @@ class DDIM(Sampler):
         drawn = f", {self.variance} variance" if self.variance != "posterior" and self.eta else ""
         return f"{super().describe()}, eta {self.eta:g}{drawn}"
 
-    def check(self, denoiser: nn.Module) -> None:
+    def check(self, denoiser: Estimator) -> None:
         super().check(denoiser)
-        if self.variance == "learned" and not getattr(denoiser, "learns_variance", False):
+        if self.variance == "learned" and not denoiser.learns_variance:
             raise ValueError(
                 "sampler.variance=learned needs a model trained with loss=hybrid: choose posterior or forward"
             )

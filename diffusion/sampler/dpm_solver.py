@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Level, Sampler
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.schedule import Level
 
 
 class DPMSolver(Sampler):

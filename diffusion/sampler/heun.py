@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Level, Sampler, levels_at
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.schedule import Level, levels_at
 
 FAR = 100.0  # σ/α beyond which nothing of the image is left to see, and steps in σ/α would be too long
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Level, Sampler
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.schedule import Level
 
 
 class Point(NamedTuple):

@@ -1,25 +1,30 @@
 """Inpainting: some pixels of an image are known, the others are painted so that they fit.
 
 At every noise level the estimate x̂_0 gets the known pixels put in, so that the path of the whole image leads to one
-that has them (replacement, Song et al. 2021, https://arxiv.org/abs/2011.13456, written for x̂_0). The estimate of the
-other pixels was made before it knew them, so the border is mended by going back and forth, after RePaint (Lugmayr et
-al. 2022, https://arxiv.org/abs/2201.09865): the completed estimate gets fresh noise of its level and is denoised again.
+that has them (replacement, Song et al. 2021, https://arxiv.org/abs/2011.13456, written for x̂_0). What the other pixels
+have become by then did not know of them, and is mended by going back and forth (RePaint, Lugmayr et al. 2022,
+https://arxiv.org/abs/2201.09865): before a step from t to s, one with fresh noise is taken and undone by as much noise,
+
+    x_s = DDPM's step from x_t,     x_t = α_t/α_s · x_s + √(σ_t² − α_t² σ_s²/α_s²) · z,
+
+which keeps the distribution of x_t where it is right and pulls it towards that with the known pixels where it is not.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusion.denoiser import Estimate, per_image
+from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.errors import UserError
 from diffusion.randomness import SAMPLING, stream
-from diffusion.sampler import Conditions
+from diffusion.sampler import DDIM, Conditions, Denoise
+from diffusion.schedule import Level
 from diffusion.tasks.base import Job, Result, Task, table_of
 
 HALVES: dict[str, Callable[[int], tuple[slice, slice]]] = {  # what is painted anew of size × size pixels
@@ -31,7 +36,7 @@ HALVES: dict[str, Callable[[int], tuple[slice, slice]]] = {  # what is painted a
 }
 
 
-class Inpainting(nn.Module):
+class Inpainting(Wrapped):
     """A denoiser that knows some of the pixels.
 
     Args:
@@ -39,28 +44,26 @@ class Inpainting(nn.Module):
         known: clean images (B, C, H, W).
         unknown: 1 where pixels are to be painted and 0 where they are known, broadcast to `known`.
         noise: noise() draws a standard normal of the shape of `known`.
-        repeats: how often the completed estimate is noised and denoised again, at each noise level.
+        repeats: how often each step is tried and undone before it counts.
     """
 
     def __init__(
-        self, denoiser: Any, known: Tensor, unknown: Tensor, noise: Callable[[], Tensor], repeats: int = 0
+        self, denoiser: Estimator, known: Tensor, unknown: Tensor, noise: Callable[[], Tensor], repeats: int = 0
     ) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        super().__init__(denoiser)
         self.known, self.unknown, self.noise, self.repeats = known, unknown, noise, repeats
-        self.learns_variance = getattr(denoiser, "learns_variance", False)
-        self.plus_plus = getattr(denoiser, "plus_plus", False)
+        self.ancestral = DDIM(eta=1.0)
+
+    def before_step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level) -> Tensor:
+        """x_t after going to s and back, `repeats` times; the last step, which adds no noise, is left as it is."""
+        for _ in range(self.repeats if s.sigma > 0 else 0):
+            x_s = self.ancestral.step(denoise, x_t, t, s, self.noise, [])
+            forward = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0.0)
+            x_t = t.alpha / s.alpha * x_s + math.sqrt(forward) * self.noise()
+        return x_t
 
     def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
         """x̂_0 with the known pixels."""
-        found = self.filled(x_t, t, labels)
-        alpha, sigma = (per_image(value, x_t) for value in self.schedule(x_t.new_full((len(x_t),), t)))
-        for _ in range(self.repeats):
-            found = self.filled(alpha * found.x_0.clamp(-1, 1) + sigma * self.noise(), t, labels)
-        return found
-
-    def filled(self, x_t: Tensor, t: float, labels: Tensor | None) -> Estimate:
-        """One estimate, with the known pixels put in."""
         x_0, kept, share = self.denoiser.estimate(x_t, t, labels)
         return Estimate(self.fill(x_0), None if kept is None else self.fill(kept), share)
 
@@ -95,7 +98,7 @@ class Inpaint(Task):
         whole = nn.functional.pad(unknown, [inside] * 4).to(device)
         known = model.from_images(images).to(device)
 
-        def wrap(seed: int, denoiser: nn.Module, rows: range) -> nn.Module:
+        def wrap(seed: int, denoiser: Estimator, rows: range) -> Estimator:
             streams = [stream(seed, SAMPLING, i, 1) for i in rows]
 
             def noise() -> Tensor:
@@ -104,7 +107,8 @@ class Inpaint(Task):
             return Inpainting(denoiser, known[rows.start : rows.stop], whole, noise, self.repeats)
 
         seeds = range(job.seed, job.seed + self.variations)
-        drawn = [job.draw(len(images), labels, Conditions(wrap=partial(wrap, seed)), seed=seed) for seed in seeds]
+        given = [Conditions(wrap=partial(wrap, seed), passes=1 + self.repeats) for seed in seeds]
+        drawn = [job.draw(len(images), labels, one, seed=seed) for one, seed in zip(given, seeds, strict=True)]
         hidden = torch.where(unknown.bool(), 128, images).to(torch.uint8)
         rows = [("image", images), ("known", hidden), *((f"{k + 1}", made) for k, made in enumerate(drawn))]
         labels = None if labels is None else labels.repeat(self.variations)

@@ -9,19 +9,18 @@ et al. 2022, https://arxiv.org/abs/2206.01714).
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion.denoiser import Estimate
+from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.errors import UserError
 from diffusion.pictures import labelled_grid
 from diffusion.sampler import Conditions, Noise
 from diffusion.tasks.base import Job, Result, Task
 
 
-class BetweenClasses(nn.Module):
+class BetweenClasses(Wrapped):
     """A denoiser of a mixture of two labels.
 
     Args:
@@ -30,12 +29,9 @@ class BetweenClasses(nn.Module):
         weights: of the second labels, (B,).
     """
 
-    def __init__(self, denoiser: Any, others: Tensor, weights: Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+    def __init__(self, denoiser: Estimator, others: Tensor, weights: Tensor) -> None:
+        super().__init__(denoiser)
         self.others, self.weights = others, weights.view(-1, 1, 1, 1)
-        self.learns_variance = getattr(denoiser, "learns_variance", False)
-        self.plus_plus = getattr(denoiser, "plus_plus", False)
 
     def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
         """The mixture of both estimates."""
@@ -87,7 +83,7 @@ class Interpolate(Task):
             first, second = (Noise(seed, rows[part].tolist(), model.shape, model.device.torch_device) for seed in seeds)
             return first if others is not None else between_noises(first, second, weights[part])
 
-        def wrap(denoiser: nn.Module, numbers: range) -> nn.Module:
+        def wrap(denoiser: Estimator, numbers: range) -> Estimator:
             assert others is not None
             part, device = slice(numbers.start, numbers.stop), model.device.torch_device
             return BetweenClasses(denoiser, others[part].to(device), weights[part].to(device))

@@ -14,19 +14,20 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffusion.denoiser import Estimator
 from diffusion.sampler import DDIM, Conditions, Denoise
-from diffusion.sampler.base import levels_at
+from diffusion.schedule import levels_at
 from diffusion.tasks.base import Job, Result, Task, table_of
 
 
 @torch.no_grad()
-def invert(denoiser: nn.Module, x_0: Tensor, labels: Tensor | None, times: Sequence[float]) -> Tensor:
+def invert(denoiser: Estimator, x_0: Tensor, labels: Tensor | None, times: Sequence[float]) -> Tensor:
     """The noise (B, C, H, W), about standard normal, from which DDIM's steps lead to the images x_0.
 
     Args:
-        denoiser: x_t, t, labels → `Estimate`, with an attribute `schedule`.
+        denoiser: x_t, t, labels → `Estimate`.
         x_0: clean images (B, C, H, W).
         labels: classes (B,) or None.
         times: falling, the last 0, as `Sampler.times` gives them.
