@@ -1,15 +1,13 @@
 """The model: a network, the noise schedule it was made for and what it predicts, as one function x_t → x̂_0."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from diffusion.objective import Objective
 from diffusion.schedule import Level, Schedule
-
-if TYPE_CHECKING:
-    from diffusion.sampler import Denoise
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -53,7 +51,7 @@ class Estimator(nn.Module):
         """The estimate x̂_0 (B, C, H, W) alone; arguments as in `estimate`."""
         return self.estimate(x_t, t, labels).x_0
 
-    def before_step(self, denoise: "Denoise", x_t: Tensor, t: Level, s: Level) -> Tensor:
+    def before_step(self, denoise: Callable[[Tensor, Level], Estimate], x_t: Tensor, t: Level, s: Level) -> Tensor:
         """What x_t (B, C, H, W) becomes before a sampler's step from level t to s; most leave it as it is.
 
         Args:

@@ -44,7 +44,7 @@ class Stratified(Timesteps):
     less from step to step (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1, in spirit)."""
 
     def __call__(self, u: Tensor) -> Tensor:
-        return 1 - (torch.arange(len(u), device=u.device) + u) / len(u)
+        return (1 - (torch.arange(len(u), device=u.device) + u) / len(u)).clamp(min=1e-6)  # u can round up to 1 here
 
 
 class Discrete(Timesteps):

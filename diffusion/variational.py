@@ -18,6 +18,16 @@ from torch import Tensor
 from diffusion.denoiser import per_image
 from diffusion.schedule import Schedule
 
+# σ/α at which a process may begin, where grey levels lie 0.008 apart. With less noise than that the steps would spend
+# bits (about one, at 0.001) on telling apart what rounds to one grey level; DDPM's linear and cosine β begin above it.
+LEAST_NOISE = 0.005
+
+
+def has_step(schedule: Schedule, t: Tensor) -> Tensor:
+    """Whether times t have enough noise for a step of the process to begin or end there, the shape of t."""
+    alpha, sigma = schedule(t)
+    return sigma >= LEAST_NOISE * alpha
+
 
 def step_variances(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """β and β̃ of the steps from t to s < t: the variances of q(x_t | x_s), of q(x_s | x_t, x_0); each (B,).

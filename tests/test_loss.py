@@ -15,7 +15,7 @@ from diffusion.objective import EDM as EDMObjective
 from diffusion.objective import X0, Flow, V
 from diffusion.objective import Epsilon as EpsilonObjective
 from diffusion.schedule import EDM as EDMSchedule
-from diffusion.schedule import Cosine, Linear
+from diffusion.schedule import Cosine, Linear, Sigmoid
 from diffusion.schedule import Flow as FlowSchedule
 
 OBJECTIVES = [EpsilonObjective(), X0(), V(), Flow(), EDMObjective(0.7)]
@@ -181,6 +181,31 @@ def test_hybrid_is_the_sum_of_its_parts_and_the_bound_leaves_the_mean_alone(gene
     (from_simple,) = torch.autograd.grad(simple.sum(), network.mean)
     assert torch.allclose(from_all, from_simple)
     assert float(torch.autograd.grad(loss.sum(), network.share)[0].abs()) > 0
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Sigmoid(), Cosine(), Cosine(20), FlowSchedule(), EDMSchedule()])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+def test_hybrid_is_finite_at_every_time(schedule, objective, generator):
+    """In float32, with black pixels too, also where the process of the bound has no step any more."""
+    if objective.needs_signal and isinstance(schedule, FlowSchedule):
+        return
+    times = torch.cat([10.0 ** torch.arange(-7, 0), torch.linspace(0.0005, 1, 500)])
+    x_0, noise = torch.randn(2, len(times), 1, 2, 2, generator=generator)
+    x_0 = x_0.clamp(-1, 1)
+    network = TwoHeads()
+    losses = Hybrid()(Denoiser(network, schedule, objective, learns_variance=True), x_0, times, noise)
+    assert losses.isfinite().all()
+    losses.sum().backward()
+    assert network.mean.grad.isfinite().all() and network.share.grad.isfinite().all()
+
+
+def test_the_bound_is_not_counted_below_its_process(generator):
+    """σ/α = 0.005 is where it begins: at t = 0.005 on the straight line."""
+    x_0, noise, _ = images(generator, n=3)
+    t = torch.tensor([0.004, 0.0049, 0.006], dtype=torch.float64)
+    denoiser = Denoiser(TwoHeads().double(), FlowSchedule(), V(), learns_variance=True)
+    with_bound, plain = (Hybrid(weight=weight)(denoiser, x_0.clamp(-1, 1), t, noise) for weight in (1.0, 1e-30))
+    assert torch.equal(with_bound[:2], plain[:2]) and with_bound[2] > plain[2] + 1
 
 
 # --------------------------------------------------------------------------------------------- consistency

@@ -41,6 +41,8 @@ def test_discrete_takes_the_steps_of_the_schedule():
 def test_stratified_has_one_time_in_every_part(generator):
     t = Stratified()(torch.rand(64, generator=generator))
     assert torch.equal((t * 64).ceil().sort().values, torch.arange(1.0, 65))
+    nearly_one = torch.full((64,), 1 - 2**-24)  # (63 + u)/64 rounds up to 1
+    assert float(Stratified()(nearly_one).min()) > 0
     many = torch.cat([Stratified()(torch.rand(64, generator=generator)) for _ in range(500)])
     assert abs(float(many.mean()) - 0.5) < 0.002 and abs(float(many.std()) - 1 / math.sqrt(12)) < 0.002
 

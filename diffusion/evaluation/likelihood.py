@@ -25,11 +25,8 @@ from diffusion.evaluation.reference import even_order
 from diffusion.progress import progress_bar
 from diffusion.randomness import LIKELIHOOD, stream
 from diffusion.schedule import Schedule
-from diffusion.variational import prior_bits, step_bits
+from diffusion.variational import LEAST_NOISE, has_step, prior_bits, step_bits
 
-# σ/α at which the process may begin, where grey levels lie 0.008 apart. With less noise than that the steps would spend
-# bits (about one, at 0.001) on telling apart what rounds to one grey level; DDPM's linear and cosine β begin above it.
-LEAST_NOISE = 0.005
 FIXED_SHARE = 1.0  # where no variance is learned: β (0 is β̃), the right one for steps finer than the data's details
 READ = 10_000  # training images that the histogram is made of, where they lie in files
 
@@ -59,8 +56,7 @@ class Bound(NamedTuple):
 def process_times(schedule: Schedule, steps: int) -> Tensor:
     """The times 0, t_1, …, 1 of the process, float64: k/steps, but for those with less than the least noise."""
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
-    alpha, sigma = schedule(t)
-    return t[(t == 0) | (sigma >= LEAST_NOISE * alpha)]
+    return t[(t == 0) | has_step(schedule, t)]
 
 
 def stratify(steps: int, count: int) -> list[Tensor]:

@@ -3,14 +3,16 @@ variational bound teaches how much noise each step should add,
 
     L = L_simple + weight · L_vlb,    log variance = (1 − v) · log β̃ + v · log β,
 
-with v from a second head of the network. The bound does not reach back into the mean.
+with v from a second head of the network. The bound does not reach back into the mean. Times with so little noise that
+the process of the bound has no step there (`variational.LEAST_NOISE`) teach the mean alone.
 """
 
+import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoiser, per_image
 from diffusion.loss.weights import Weighted
-from diffusion.variational import step_bits
+from diffusion.variational import has_step, step_bits
 
 
 class Hybrid(Weighted):
@@ -48,7 +50,9 @@ class Hybrid(Weighted):
         simple = (prediction - denoiser.objective.target(x_0, noise, alpha, sigma)).square().flatten(1).mean(dim=1)
         estimate = (c_skip * x_t + c_out * prediction).detach()
         steps = self.steps or denoiser.schedule.steps
-        s = (t - 1 / steps).clamp(min=0)
-        s = s * (s > 0.5 / steps)  # the first of the T steps, up to rounding
-        bits = step_bits(denoiser.schedule, x_0, x_t, t, s, estimate, share)
-        return simple + self.bound_weight * steps * bits
+        counted = has_step(denoiser.schedule, t)  # the others stand for the noisiest step, to be finite, and count 0
+        upper = torch.where(counted, t, torch.ones_like(t))
+        lower = (upper - 1 / steps).clamp(min=0)
+        lower = lower * ((lower > 0.5 / steps) & has_step(denoiser.schedule, lower))  # else the last step, to the image
+        bits = step_bits(denoiser.schedule, x_0, x_t, upper, lower, estimate, share)
+        return simple + self.bound_weight * steps * torch.where(counted, bits, torch.zeros_like(bits))

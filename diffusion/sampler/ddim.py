@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.denoiser import Estimator
+from diffusion.denoiser import Estimate, Estimator
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule import Level
 
@@ -58,7 +58,11 @@ class DDIM(Sampler):
     def step(
         self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
     ) -> Tensor:
-        x_0, kept, share = denoise(x_t, t)
+        return self.advance(denoise(x_t, t), x_t, t, s, noise)
+
+    def advance(self, found: Estimate, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor]) -> Tensor:
+        """x_s from x_t and the estimate there; the other arguments as in `step`."""
+        x_0, kept, share = found
         eps = (x_t - t.alpha * (x_0 if kept is None else kept)) / t.sigma
         forward = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0.0)
         posterior = forward * (s.sigma / t.sigma) ** 2

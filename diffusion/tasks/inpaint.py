@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.errors import UserError
 from diffusion.randomness import SAMPLING, stream
-from diffusion.sampler import DDIM, Conditions, Denoise
+from diffusion.sampler import DDIM, Conditions
 from diffusion.schedule import Level
 from diffusion.tasks.base import Job, Result, Task, table_of
 
@@ -54,10 +54,10 @@ class Inpainting(Wrapped):
         self.known, self.unknown, self.noise, self.repeats = known, unknown, noise, repeats
         self.ancestral = DDIM(eta=1.0)
 
-    def before_step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level) -> Tensor:
+    def before_step(self, denoise: Callable[[Tensor, Level], Estimate], x_t: Tensor, t: Level, s: Level) -> Tensor:
         """x_t after going to s and back, `repeats` times; the last step, which adds no noise, is left as it is."""
         for _ in range(self.repeats if s.sigma > 0 else 0):
-            x_s = self.ancestral.step(denoise, x_t, t, s, self.noise, [])
+            x_s = self.ancestral.advance(denoise(x_t, t), x_t, t, s, self.noise)
             forward = max(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2, 0.0)
             x_t = t.alpha / s.alpha * x_s + math.sqrt(forward) * self.noise()
         return x_t
