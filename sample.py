@@ -39,6 +39,15 @@ def main(cfg: DictConfig) -> None:
     task = build.build(cfg.task, "task")
     if cfg.gif and not task.films:
         raise UserError("gif=true films new images alone: leave it out, or use task=generate.")
+    for group in () if task.chooses else ("sampler", "guidance"):
+        for name, value in cfg[group].items():
+            if value is not None:
+                raise UserError(
+                    f"{group}.{name}={value} has no effect on task={type(task).__name__.lower()}, which walks both ways by "
+                    "DDIM without guidance: leave it out."
+                )
+    if min(cfg.n, cfg.batch_size) < 1:
+        raise UserError(f"n={cfg.n} and batch_size={cfg.batch_size} must be at least 1.")
     model, state = trained.open_model(cfg)
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
     log.info(

@@ -29,7 +29,8 @@ class Guided(Wrapped):
         rescale: share of the way back to the contrast of the unguided estimate, the standard deviation of its pixels
             (Lin et al. 2023, https://arxiv.org/abs/2305.08891, eq. 15–16, here for x̂_0).
         plus_plus: CFG++ (Chung et al. 2024, https://arxiv.org/abs/2406.08070): the noise that a step carries on is that
-            of the poor estimate, and the scale lies between 0 and 1.
+            of the poor estimate, and the scale lies between 0 and 1. Every step guides by the scale anew, so that the
+            guidance grows with their number: for 10 to 50 steps.
         weaker: the poor one; None is `denoiser` without labels, both in one batched call.
     """
 

@@ -9,7 +9,7 @@ from diffusion.data import crop_images, decode, encode, pad_images
 from diffusion.denoiser import Denoiser
 from diffusion.device import Device
 from diffusion.errors import UserError
-from diffusion.guidance import Guidance
+from diffusion.guidance import ClassifierFree, Guidance, Unconditional
 from diffusion.sampler import Conditions, Observer, Sampler, draw_images
 
 
@@ -33,6 +33,12 @@ class ImageModel:
         """(C, H + 2p, W + 2p) that the network sees."""
         size = self.image["size"] + 2 * self.image["padding"]
         return (self.image["channels"], size, size)
+
+    def unguided(self) -> "ImageModel":
+        """The same model without guidance; with labels, where it draws with them."""
+        labelled = self.guidance.conditional and self.guidance.scale != 0
+        guidance = ClassifierFree(dropout=0.0, scale=1.0) if labelled else Unconditional()
+        return ImageModel(self.denoiser, guidance, self.device, self.image)
 
     def labels(self, n: int, classes: Sequence[int] | None = None) -> Tensor | None:
         """n labels that go round `classes` (all of them if None); None for an unconditional model."""

@@ -2,8 +2,8 @@
 
     x̂_0 = c_skip · x_t + c_out · F(c_in · x_t, t),
 
-so the rest of the code only ever sees x̂_0 and works with any objective. The formulas hold for every schedule; c_in is 1
-for the variance-preserving ones, and else such that unit data and noise stay of unit size.
+so the rest of the code only ever sees x̂_0 and works with any objective. The formulas hold for every schedule. But for
+EDM's own, c_in is 1/√(α² + σ²), which keeps unit data and noise of unit size: 1 for the variance-preserving schedules.
 """
 
 import torch
@@ -94,7 +94,8 @@ class Flow(Objective):
 
 class EDM(Objective):
     """EDM's preconditioning (Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1, for any α): with
-    D = α²σ_d² + σ², the network's input x_t/√D and its target have variance 1, and c_out is as small as it can be.
+    D = α²σ_d² + σ², the network's input x_t/√D and its target have variance 1, and c_out is as small as it can be. What
+    the paper calls c_noise is 1000 t here, as for every objective.
 
     Args:
         sigma_data: σ_d, the root mean square of the data's pixel values.

@@ -73,8 +73,8 @@ def impossible(row):
         return "objective=epsilon", "schedule=flow"
     if objective == "epsilon" and schedule == "linear_zero_snr":
         return "objective=epsilon", "schedule.zero_terminal_snr=true"
-    if loss == "consistency" and objective == "x0":
-        return "loss=consistency", "objective=x0"
+    if loss == "consistency" and objective in ("x0", "epsilon"):
+        return "loss=consistency", f"objective={objective}"
     if sampler == "ddpm_learned" and loss != "hybrid":
         return "sampler.variance=learned", "loss=hybrid"
     if guidance == "plus_plus" and sampler not in ("ddim", "ddpm", "ddpm_learned", "euler"):

@@ -230,14 +230,18 @@ def test_consistency_compares_two_points_of_one_path(generator):
         assert (r < T).all() and torch.allclose((sigma / alpha)[above], lower[above], rtol=1e-5)
         found = loss(denoiser, x_0, T, noise, progress=progress)
         assert torch.allclose(found, noise.flatten(1).norm(dim=1), rtol=1e-5)
+    ratio = (Cosine()(T)[1] / Cosine()(T)[0]).tolist()
+    gaps = [float((1 - loss.earlier(denoiser, T, 0.0)[2] / loss.earlier(denoiser, T, 0.0)[1])[k]) for k in range(4)]
+    assert gaps == pytest.approx([min(1, 0.5 * (1 + 8 / (1 + math.exp(one)))) for one in ratio])
     gaps = [float((1 - loss.earlier(denoiser, T, p)[2] / loss.earlier(denoiser, T, p)[1])[-1]) for p in (0.5, 1.0)]
     assert gaps[0] / gaps[1] == pytest.approx(2**3)  # six doublings over the run
 
 
 def test_consistency_needs_an_objective_that_starts_at_the_image(generator):
     Consistency().check(Denoiser(TwoHeads(), Cosine(), V()))
-    with pytest.raises(ValueError, match="loss=consistency cannot be used with objective=x0.*objective=v"):
-        Consistency().check(Denoiser(TwoHeads(), Cosine(), X0()))
+    for objective in (X0(), EpsilonObjective()):
+        with pytest.raises(ValueError, match=f"loss=consistency cannot.*with objective={objective.name}.*objective=v"):
+            Consistency().check(Denoiser(TwoHeads(), Cosine(), objective))
 
 
 def test_the_answers_of_a_perfect_model_already_agree():

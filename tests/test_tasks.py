@@ -41,7 +41,7 @@ class ByClass(Wrapped):
 
 
 def job_of(denoiser, data=None, n=4, classes=None, sampler=None, conditional=True, size=8, padding=0):
-    guidance = SimpleNamespace(conditional=conditional, guide=lambda denoiser: denoiser)
+    guidance = SimpleNamespace(conditional=conditional, scale=1.0, guide=lambda denoiser: denoiser)
     image = {"size": size, "channels": 1, "padding": padding, "class_names": NAMES}
     model = ImageModel(denoiser, guidance, Device("cpu"), image)
     return Job(model, sampler or DDIM(20), lambda: data, n, classes, seed=3, batch_size=5)
@@ -264,7 +264,7 @@ def trained(tmp_path_factory):
 def test_each_task_writes_a_picture(task, images, rows, columns, trained, run, tmp_path):
     done = run(
         "sample.py", f"checkpoint={trained}", f"task={task[0]}", *task[1:],
-        "n=3", "sampler.steps=3", "device=cpu", "png=true", "hydra.run.dir=out",
+        "n=3", *["sampler.steps=3"] * (task[0] != "invert"), "device=cpu", "png=true", "hydra.run.dir=out",
     )  # fmt: skip
     out = tmp_path / "out"
     with np.load(out / "samples.npz") as file:
@@ -285,6 +285,9 @@ def test_each_task_writes_a_picture(task, images, rows, columns, trained, run, t
         (["task=inpait"], "task=inpait: there is no such option; choose one of generate, image_to_image, inpaint"),
         (["task=inpaint", "task.mask=middle"], "task.mask=middle is no image file"),
         (["task=inpaint", "gif=true"], "gif=true films new images alone"),
+        (["task=invert", "sampler.steps=5"], "sampler.steps=5 has no effect on task=invert"),
+        (["task=invert", "guidance.scale=3"], "guidance.scale=3 has no effect on task=invert"),
+        (["task=invert", "batch_size=0"], "batch_size=0 must be at least 1"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(given, message, trained, run):

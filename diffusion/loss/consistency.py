@@ -4,8 +4,12 @@ a noise path, the answer that it gives a little further down the same path,
     loss = d(x̂_0(x_t, t), x̂_0(x_r, r)) / (ς_t − ς_r),    x_r = α_r x_0 + σ_r ε with the same x_0 and ε,
 
 with ς = σ/α. The right-hand side is not differentiated. At ς = 0 the answer is the image itself (c_skip 1, c_out 0):
-from there it spreads upwards, until one evaluation leads from noise to the end of its path. The gap between t and r
-is half of ς_t at first, which is near to what the model was trained for, and shrinks as the run goes on.
+from there it spreads upwards, until one evaluation leads from noise to the end of its path. The gap between t and r is
+
+    ς_t − ς_r = ς_t · min(1, 2^(−1 − doublings · progress) · (1 + 8 / (1 + e^ς_t))),
+
+at first all of ς_t up to ς_t = 1.9 and half of it at high noise: there the goal is the image itself, as in the training
+before, or not far from it. It shrinks as the run goes on.
 """
 
 import math
@@ -22,7 +26,7 @@ class Consistency(Weighted):
     """The consistency loss, with d the pseudo-Huber distance √(|a − b|² + c²) − c.
 
     Args:
-        doublings: how often the gap is halved over the run, after the first half.
+        doublings: how often the gap is halved over the run.
         huber: c, as a share of √(number of pixel values).
     """
 
@@ -36,10 +40,15 @@ class Consistency(Weighted):
     def check(self, denoiser: Denoiser) -> None:
         one, zero = torch.ones(1), torch.zeros(1)
         c_skip, c_out, _ = denoiser.objective.coefficients(one, zero)
+        wrong = None
         if abs(float(c_skip) - 1) > 1e-3 or abs(float(c_out)) > 1e-3:
+            wrong = "whose answer without noise is not the image itself"
+        elif denoiser.objective.needs_signal:
+            wrong = "whose answer to nearly pure noise is the network's error many times over"
+        if wrong is not None:
             raise ValueError(
-                f"loss=consistency cannot be used with objective={denoiser.objective.name}, whose answer without noise "
-                "is not the image itself: choose objective=v, flow or edm"
+                f"loss=consistency cannot be used with objective={denoiser.objective.name}, {wrong}: choose "
+                "objective=v, flow or edm"
             )
 
     def earlier(self, denoiser: Denoiser, t: Tensor, progress: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -103,7 +103,7 @@ class Sampler:
         if denoiser.plus_plus and not self.carries_noise:
             raise ValueError(
                 f"The sampler {type(self).__name__} cannot be used with guidance.plus_plus=true (CFG++): choose "
-                "sampler=ddim, ddpm or euler, or guidance.plus_plus=false"
+                "sampler=ddim or euler, or guidance.plus_plus=false"
             )
 
     @torch.no_grad()

@@ -5,7 +5,9 @@ seen over the last step:
 
     x_s = σ_s/σ_t · x_t + (α_s − α_t σ_s/σ_t) · (x̂_0 + (x̂_0 − x̂_0(last)) / 2r),    r = (λ_t − λ_last)/(λ_s − λ_t).
 
-Second order for one evaluation a step. The first and the last step are of first order (DDIM's).
+Second order for one evaluation a step. The first and the last step are of first order (DDIM's). Where a schedule ends
+in pure noise, λ → −∞, even steps in t are long ones in λ at the start, and the error falls a little slower than with
+the square of the steps (measured on data whose path is known: orders 1.7 to 1.8; 2.0 on the grids log_snr and karras).
 """
 
 from collections.abc import Callable

@@ -6,6 +6,9 @@ In λ = log(α/σ) the exact step from t to s, with h = λ_s − λ_t, is
 
 The integral is taken over the polynomial through the last estimates. Once the network has been evaluated at s its
 estimate there is one more point of the polynomial: with it the same step is taken again, more exactly, before the next.
+
+With p points the error falls with the power p + 1 of the steps, on grids that are about even in λ (log_snr, karras).
+Where a schedule ends in pure noise, λ → −∞, even steps in t begin with very long ones, and the power stays near 2.
 """
 
 import math

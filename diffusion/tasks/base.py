@@ -103,6 +103,7 @@ class Task:
     """Something to do with a trained model."""
 
     films = False  # True where a film of the denoising makes sense
+    chooses = True  # False where the task has its own sampler, and no guidance
 
     def run(self, job: Job) -> Result:
         """Do it."""

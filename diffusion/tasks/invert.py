@@ -10,6 +10,7 @@ number of steps. The way up begins at the lowest noise level of the grid, as if 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -47,13 +48,15 @@ def given_noise(noise: Tensor, rows: range) -> Callable[[], Tensor]:
 
 
 class Invert(Task):
-    """Images to noise and back, with several numbers of steps.
+    """Images to noise and back, without guidance, with several numbers of steps.
 
     Args:
         steps: of DDIM on either way, a row of the picture for each.
         images: an .npz or a folder of images; None is test images.
         grid: of the times, as for every sampler.
     """
+
+    chooses = False
 
     def __init__(self, steps: list[int], images: str | None = None, grid: str = "uniform") -> None:
         if not steps or min(steps) < 2:
@@ -63,8 +66,9 @@ class Invert(Task):
 
     def run(self, job: Job) -> Result:
         """The images, their noise, and what comes back, with the error of the round trip."""
+        model, device = job.model.unguided(), job.model.device.torch_device
+        job = replace(job, model=model)
         images, labels, captions = job.inputs(self.images)
-        model, device = job.model, job.model.device.torch_device
         x_0 = model.from_images(images)
         denoiser, rows, errors, moments = model.guidance.guide(model.denoiser), [("image", images)], [], []
         for sampler in self.samplers:
