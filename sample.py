@@ -43,8 +43,8 @@ def main(cfg: DictConfig) -> None:
         for name, value in cfg[group].items():
             if value is not None:
                 raise UserError(
-                    f"{group}.{name}={value} has no effect on task={type(task).__name__.lower()}, which walks both ways by "
-                    "DDIM without guidance: leave it out."
+                    f"{group}.{name}={value} has no effect on task={type(task).__name__.lower()}, which walks both "
+                    "ways by DDIM without guidance: leave it out."
                 )
     if min(cfg.n, cfg.batch_size) < 1:
         raise UserError(f"n={cfg.n} and batch_size={cfg.batch_size} must be at least 1.")

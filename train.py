@@ -48,11 +48,15 @@ def main(cfg: DictConfig) -> float | None:
 def train(cfg: DictConfig) -> float | None:
     """Train, draw and score; returns the FID, which sweeps minimise."""
     from diffusion import build, checkpoint, settings
+    from diffusion.errors import UserError
     from diffusion.evaluation.report import summary, write_json, write_report
     from diffusion.interruption import resume_command
 
     settings.check_top_level(cfg, SETTINGS)
     overrides = list(HydraConfig.get().overrides.task)
+    for name in settings.leave_out_foreign(cfg, overrides):
+        group = name.partition(".")[0]
+        log.info("%s is a setting for another %s than the command chose: left out.", name, group)
     folder, config, state, start = Path(cfg.output_dir), build.plain(cfg), None, None
     if cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
@@ -60,6 +64,9 @@ def train(cfg: DictConfig) -> float | None:
     elif cfg.checkpoint:
         start = checkpoint.load(checkpoint.find(cfg.checkpoint))
         config = build.starting_config(start["config"], cfg, overrides)
+        log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(build.TAKEN_OVER))
+    elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
+        raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = build.build_trainer(config, folder, state, start)
     OmegaConf.save(config, folder / "config.yaml")
     log.info("Run folder: %s", folder)

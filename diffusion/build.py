@@ -101,11 +101,15 @@ def build_denoiser(config: Config, network: nn.Module, image: Config) -> Any:
     try:
         denoiser = Denoiser(network, schedule, objective, loss.learns_variance)
         loss.check(denoiser)
-        for key in ("sampler", "preview"):  # refused now rather than after training
-            if key in config:
-                build(config[key], key).check(guidance.guide(denoiser))
+        if "sampler" in config:  # refused now rather than after training
+            build(config["sampler"], "sampler").check(guidance.guide(denoiser))
     except ValueError as error:
         raise UserError(f"{error}.") from error
+    try:
+        if "preview" in config:
+            build(config["preview"], "preview").check(guidance.guide(denoiser))
+    except ValueError as error:  # the preview is a sampler, too
+        raise UserError(f"{error}.".replace("sampler", "preview")) from error
     return denoiser
 
 
@@ -245,6 +249,12 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         raise UserError(f"{key}: the images of data={data.name} are no longer what this run was started with.")
     network = build_network(config, image, config["seed"])
     if start is not None:
+        had, has = (build_loss(each, image).learns_variance for each in (start["config"], config))
+        if had != has:
+            raise UserError(
+                f"checkpoint={config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, whose "
+                f"network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
+            )
         load_weights(network, start["ema"]["network"])
     network = device.place(network)
     size = sum(parameter.numel() for parameter in network.parameters())

@@ -22,7 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.errors import UserError
 
 log = logging.getLogger("diffusion")
-PATH_SETTINGS = ("checkpoint", "resume", "samples", "data.root", "features.weights")
+PATH_SETTINGS = (
+    *("checkpoint", "resume", "samples", "data.root", "features.weights"),
+    *("guidance.weaker", "task.images", "task.mask"),
+)
 _failure: list[BaseException] = []  # of the one job of a single run, to be told by `launch`
 
 

@@ -24,7 +24,7 @@ class Guided(Wrapped):
     Args:
         denoiser: the good one.
         scale: the guidance scale, one for all classes or one for each.
-        interval: σ/α between which there is guidance, (low, high]; None is everywhere (Kynkäänniemi et al. 2024,
+        interval: σ/α between which there is guidance, (low, high]; None or [] is everywhere (Kynkäänniemi et al. 2024,
             https://arxiv.org/abs/2404.07724). Outside it the network is evaluated once only.
         rescale: share of the way back to the contrast of the unguided estimate, the standard deviation of its pixels
             (Lin et al. 2023, https://arxiv.org/abs/2305.08891, eq. 15–16, here for x̂_0).
@@ -63,7 +63,7 @@ class Guided(Wrapped):
 
     def inside(self, t: float) -> bool:
         """Whether there is guidance at t."""
-        if self.interval is None:
+        if not self.interval:
             return True
         (level,) = levels_at(self.schedule, [t])
         return self.interval[0] < level.ratio <= self.interval[1]
@@ -101,8 +101,10 @@ def check_settings(
         raise ValueError(f"scale={scale} must be 0 (unconditional), 1 (conditional) or more (guided)")
     if plus_plus and max(scales) > 1:
         raise ValueError(f"scale={scale} must lie between 0 and 1 with guidance.plus_plus=true (CFG++)")
-    if interval is not None and (len(interval) != 2 or not 0 <= interval[0] < interval[1]):
-        raise ValueError(f"interval={interval} must be [low, high] of σ/α with 0 ≤ low < high, for example [0.2, 5]")
+    if interval and (len(interval) != 2 or not 0 <= interval[0] < interval[1]):
+        raise ValueError(
+            f"interval={interval} must be [low, high] of σ/α with 0 ≤ low < high, for example [0.2, 5]; or []"
+        )
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale} must lie between 0 and 1")
 
@@ -119,7 +121,7 @@ def describe_settings(
     """For reports."""
     scales = "per class " + ", ".join(f"{one:g}" for one in scale) if isinstance(scale, Sequence) else f"{scale:g}"
     text = f"{'CFG++' if plus_plus else 'guidance'} scale {scales}"
-    if interval is not None:
+    if interval:
         text += f" at σ/α from {interval[0]:g} to {interval[1]:g}"
     return text + (f", rescaled {rescale:g}" if rescale else "")
 

@@ -67,6 +67,11 @@ class Model:
         Returns:
             uint8 (n, C, H, W) on the CPU.
         """
+        if sampler is not None and not isinstance(sampler, Sampler):
+            raise UserError(f"sampler={sampler!r} must be a sampler itself, for example diffusion.sampler.UniPC(10).")
+        for name, value in (("n", n), ("seed", seed), ("batch_size", batch_size)):
+            if not isinstance(value, int):
+                raise UserError(f"{name}={value!r} must be a whole number.")
         if sampler is not None and steps is not None:
             raise UserError(f"steps={steps} belongs to the run's own sampler: give sampler= its own number of steps.")
         if sampler is None:
@@ -75,8 +80,9 @@ class Model:
         given = guidance if isinstance(guidance, dict) else {"scale": guidance}
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
         trained.set_guidance(self.image_model, self.state, given)
-        classes = labels.tolist() if isinstance(labels, Tensor) else labels
-        numbers = self.image_model.labels(n, trained.class_numbers(classes, self.image_model))
+        classes = getattr(labels, "tolist", lambda: labels)()  # of a tensor or an array
+        chosen = trained.class_numbers(classes, self.image_model, setting="labels")
+        numbers = self.image_model.labels(n, chosen)
         return trained.draw(self.image_model, sampler, n, numbers, seed, batch_size, progress=progress)
 
     @torch.no_grad()
@@ -86,15 +92,24 @@ class Model:
         Args:
             x_t: α(t) x_0 + σ(t) ε, (B, C, H, W), with the padding of the data; see `noise_level`.
             t: times in (0, 1], (B,), or one for all.
-            labels: classes (B,), or None for "no label".
+            labels: classes (B,), or None for "no label"; the number of classes stands for it, too.
 
         Returns:
             (B, C, H, W) on the device of the model.
         """
-        place = self.image_model.device.torch_device
-        t = t.to(place) if isinstance(t, Tensor) else float(t)
+        place, shape, classes = self.image_model.device.torch_device, self.image_model.shape, self.denoiser.num_classes
+        if x_t.ndim != 4 or x_t.shape[1:] != shape:
+            raise UserError(
+                f"x_t has the shape {tuple(x_t.shape)}, but this model takes (B, {', '.join(map(str, shape))})."
+            )
+        if labels is not None and not (len(labels) == len(x_t) and bool(((labels >= 0) & (labels <= classes)).all())):
+            raise UserError(f"labels must be {len(x_t)} numbers from 0 to {classes} (no label).")
+        times = torch.as_tensor(t, dtype=torch.float32, device=place)
+        if times.numel() not in (1, len(x_t)) or not bool(((times > 0) & (times <= 1)).all()):
+            raise UserError(f"t must be one time in (0, 1], or {len(x_t)} of them.")
         with self.image_model.device.autocast():
-            return self.denoiser(x_t.to(place), t, None if labels is None else labels.to(place))
+            x = x_t.to(place, torch.float32)
+            return self.denoiser(x, times.flatten().expand(len(x)), None if labels is None else labels.to(place))
 
     def noise_level(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """α and σ at times t in [0, 1]."""
@@ -118,7 +133,6 @@ def load(
         settings: further ones of `diffusion.device.Device`: index, precision, compile, threads, …
     """
     state = checkpoint.load(checkpoint.find(str(path)))
-    try:
-        return Model(state, Device(device, **settings), averaged, ema_width)
-    except ValueError as error:
-        raise UserError(f"device: {error}.") from error
+    return Model(
+        state, build({"_target_": "diffusion.device.Device", "type": device, **settings}, "device"), averaged, ema_width
+    )

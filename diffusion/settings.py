@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from diffusion.errors import UserError
 
@@ -111,7 +111,42 @@ def check_types(config: Config) -> None:
             settings = without_target(node)
             if settings.get("sigma_data", 0) is None:  # to be measured on the data
                 settings.pop("sigma_data")
-            check_arguments(allowed_target(node["_target_"], key), settings, key, (), complete=False)
+            target = allowed_target(node["_target_"], key)
+            hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+            live = [name for name, hint in hints.items() if not plain(hint)]
+            check_arguments(target, settings, key, live, complete=False)
+
+
+def plain(hint: Any) -> bool:
+    """Whether a config can hold something that is annotated so: numbers, texts, and lists of them."""
+    if get_args(hint):
+        return any(plain(option) for option in get_args(hint))
+    return hint in (Any, None, type(None), bool, int, float, str, list, tuple, dict)
+
+
+def leave_out_foreign(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Remove settings that an experiment made for another option of a group than the command line chose.
+
+    Args:
+        cfg: the composed config, changed in place.
+        overrides: of the command line.
+
+    Returns:
+        The names of what was removed; a setting that the command line gives itself is never among them.
+    """
+    given = {override.split("=", 1)[0].lstrip("+~").split("@")[-1] for override in overrides}
+    removed = []
+    for group in given.intersection(HOMES):
+        node = cfg.get(group)
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            continue
+        known = inspect.signature(allowed_target(str(node["_target_"]), group)).parameters
+        for name in [str(name) for name in node if name != "_target_" and name not in known]:
+            if f"{group}.{name}" not in given:
+                removed.append(f"{group}.{name}")
+                with open_dict(node):
+                    del node[name]
+    return removed
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -186,6 +221,7 @@ def check_top_level(cfg: DictConfig, known: Mapping[str, type | tuple[type, ...]
     for name, expected in known.items():
         value = cfg.get(name)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        if (isinstance(value, bool) and bool not in expected) or not isinstance(value, expected):
+        accepted = (*expected, int) if float in expected else expected
+        if (isinstance(value, bool) and bool not in expected) or not isinstance(value, accepted):
             words = " or ".join("a group of settings" if e is DictConfig else describe(e) for e in expected)
             raise UserError(f"{prefix}{name}={value!r} has the wrong type: it must be {words}.")

@@ -1,5 +1,6 @@
 """A trained model out of a checkpoint, with what the command line says about how to draw with it."""
 
+import inspect
 import logging
 from typing import Any
 
@@ -13,9 +14,10 @@ from diffusion.ema import post_hoc
 from diffusion.errors import UserError
 from diffusion.image_model import ImageModel
 from diffusion.sampler import Conditions, Observer, Sampler
-from diffusion.settings import Config, unknown
+from diffusion.settings import Config, allowed_target, unknown
 
 log = logging.getLogger("diffusion")
+SAMPLERS = ("DDIM", "Euler", "Heun", "UniPC")  # those with settings of their own
 
 
 def trained_weights(state: Config, averaged: bool = True, ema_width: float | None = None) -> dict[str, torch.Tensor]:
@@ -80,25 +82,25 @@ def draw(
         raise UserError(f"{error}.") from error
 
 
-def class_numbers(classes: Any, model: ImageModel) -> list[int] | None:
-    """Classes by name or number, one or a list, as numbers; None means all."""
+def class_numbers(classes: Any, model: ImageModel, setting: str = "classes") -> list[int] | None:
+    """Classes by name or number, one or a list, as numbers; None means all. `setting` is their name in messages."""
     if classes is None:
         return None
     if not model.guidance.conditional:
-        raise UserError(f"classes={classes}: this model was trained with guidance=none and takes no labels.")
+        raise UserError(f"{setting}={classes}: this model was trained with guidance=none and takes no labels.")
     names, numbers = model.class_names, []
     folded = [name.lower() for name in names]
     for item in [classes] if isinstance(classes, str | int) else list(classes):
         if isinstance(item, int) and not isinstance(item, bool):
             if not 0 <= item < len(names):
-                raise UserError(f"classes={item}: the labels go from 0 to {len(names) - 1} ({', '.join(names)}).")
+                raise UserError(f"{setting}={item}: the labels go from 0 to {len(names) - 1} ({', '.join(names)}).")
             numbers.append(item)
         elif str(item).lower() in folded:
             numbers.append(folded.index(str(item).lower()))
         else:
-            raise UserError(f"classes={item}: there is no such class; choose from {', '.join(names)}.")
+            raise UserError(f"{setting}={item}: there is no such class; choose from {', '.join(names)}.")
     if not numbers:
-        raise UserError("classes=[] names no class: leave it out for an even mix.")
+        raise UserError(f"{setting}=[] names no class: leave it out for an even mix.")
     return numbers
 
 
@@ -112,7 +114,27 @@ def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     settings = {key: value for key, value in given.items() if value is not None}
     own = {} if "_target_" in settings else config["sampler"]
-    return build({**own, **settings}, "sampler")
+    node = {**own, **settings}
+    known = parameters_of(str(node["_target_"]))
+    for name in settings.keys() - {"_target_", *known}:
+        others = [option.lower() for option in SAMPLERS if name in parameters_of(f"diffusion.sampler.{option}")]
+        if others:
+            chosen = str(node["_target_"]).rpartition(".")[2]
+            raise UserError(
+                f"sampler.{name}={settings[name]} is no setting of the sampler {chosen}: choose one that has it, by "
+                f"{' or '.join(f'sampler={option}' for option in others)}."
+            )
+    sampler = build(node, "sampler")
+    if "variance" in settings and "_target_" not in settings and node["eta"] == 0:
+        raise UserError(
+            f"sampler.variance={settings['variance']} has no effect without fresh noise: add sampler.eta=1."
+        )
+    return sampler
+
+
+def parameters_of(name: str) -> list[str]:
+    """The settings of the sampler class `name`."""
+    return list(inspect.signature(allowed_target(name, "sampler")).parameters)
 
 
 def set_guidance(model: ImageModel, state: Config, given: Config) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, compose
+from omegaconf import OmegaConf
 
 from diffusion import build, settings
 
@@ -97,3 +98,22 @@ def test_sampling_knows_no_schedule_of_its_own(name):
 def test_experiments_give_their_length_in_images_so_that_steps_and_epochs_are_free(option):
     training = compose("train", f"experiment={option}")["training"]
     assert training["images"] and training["steps"] is None and training["epochs"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        (["experiment=v", "ema=power"], ["ema.decay"]),
+        (["experiment=flow", "timesteps=uniform"], ["timesteps.mean", "timesteps.std"]),
+        (["experiment=learned_variance", "sampler=heun"], ["sampler.variance"]),
+        (["experiment=zero_snr", "schedule=flow"], ["schedule.zero_terminal_snr"]),
+        (["experiment=cfg_plus_plus", "guidance=none"], ["guidance.plus_plus", "guidance.scale"]),
+        (["experiment=base", "data=fashion_mnist_mini"], []),  # which knows the padding, too
+        (["ema=power", "+ema.decay=0.5"], []),  # to be refused
+    ],
+)
+def test_settings_of_an_experiment_go_with_the_option_they_were_for(given, left_out):
+    cfg = OmegaConf.create(compose("train", *given))
+    assert sorted(settings.leave_out_foreign(cfg, given)) == left_out
+    if "+" not in "".join(given):
+        settings.check_types(OmegaConf.to_container(cfg))

@@ -1,5 +1,6 @@
 """A trained model in Python: the same images as the scripts draw, and a file of weights that goes round."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import same, tiny_config
@@ -95,7 +96,23 @@ def test_the_width_of_the_average_is_chosen_afterwards(runs):
 def test_what_is_wrong_is_one_sentence(runs, tmp_path):
     model = diffusion.load(runs["conditional"], device="cpu")
     for call, message in (
-        (lambda: model.sample(2, labels="hat"), "classes=hat: there is no such class"),
+        (lambda: model.sample(2, labels="hat"), "labels=hat: there is no such class"),
+        (lambda: model.sample(2, labels=np.array([0, 99])), "labels=99: the labels go from 0 to 9"),
+        (lambda: model.sample(2.5), "n=2.5 must be a whole number"),
+        (
+            lambda: model.sample(2, sampler="unipc"),
+            r"sampler='unipc' must be a sampler itself, for example .*UniPC\(10\)",
+        ),
+        (
+            lambda: model.denoise(torch.zeros(2, 28, 28), 0.5),
+            r"x_t has the shape \(2, 28, 28\).* takes \(B, 1, 28, 28\)",
+        ),
+        (lambda: model.denoise(torch.zeros(2, 1, 28, 28), 1.5), r"t must be one time in \(0, 1\], or 2 of them"),
+        (
+            lambda: model.denoise(torch.zeros(2, 1, 28, 28), 0.5, torch.tensor([0, 99])),
+            "labels must be 2 numbers from 0",
+        ),
+        (lambda: diffusion.load(runs["conditional"], devise="cpu"), "Unknown setting 'device.devise'"),
         (lambda: model.sample(0), "n=0 must be at least 1"),
         (lambda: model.sample(2, steps=0), r"sampler\.steps=0"),
         (lambda: model.sample(2, guidance=-1), r"guidance\.scale=-1"),
@@ -104,7 +121,7 @@ def test_what_is_wrong_is_one_sentence(runs, tmp_path):
         (lambda: model.sample(2, sampler=DDIM(3, eta=1, variance="learned")), "sampler.variance=learned needs"),
         (lambda: model.save(tmp_path / "model.pt"), "must end in|ends in .safetensors"),
         (lambda: diffusion.load(tmp_path / "none"), "there is no such file or folder"),
-        (lambda: diffusion.load(runs["conditional"], device="tpu"), "device: type=tpu must be one of"),
+        (lambda: diffusion.load(runs["conditional"], device="tpu"), r"device\.type=tpu must be one of"),
     ):
         with pytest.raises(UserError, match=message):
             call()
@@ -114,3 +131,13 @@ def test_what_is_wrong_is_one_sentence(runs, tmp_path):
     save_file({"weight": torch.zeros(2)}, other)
     with pytest.raises(UserError, match="is no checkpoint of this project"):
         diffusion.load(other)
+
+
+def test_denoise_takes_times_of_any_form(runs, generator):
+    model = diffusion.load(runs["conditional"], device="cpu")
+    x_t, labels = torch.randn(2, 1, 28, 28, generator=generator), torch.tensor([3, 10])
+    expected = model.denoise(x_t, 0.5, labels)
+    for t in (torch.tensor(0.5), torch.tensor([0.5]), torch.full((2,), 0.5, dtype=torch.float64)):
+        assert torch.equal(model.denoise(x_t, t, labels), expected)
+    assert torch.equal(model.denoise(x_t.double(), 0.5, labels), expected)
+    assert torch.equal(model.denoise(x_t, 0.5)[1], expected[1])  # label 10 is "none"

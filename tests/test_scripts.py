@@ -130,6 +130,25 @@ WRONG = [
     ("train.py", ["seed=-1"], "seed=-1 must be 0 or more"),
     ("train.py", ["hydra.run.dir='RUN'"], "holds a run already: continue it with resume="),
     ("train.py", ["seed=abc"], "seed='abc' has the wrong type"),
+    ("train.py", ["experiment=consistency"], "loss=consistency teaches a trained model to draw in few steps: add"),
+    (
+        "train.py",
+        ["guidance.plus_plus=true", "guidance.scale=0.5", "preview=unipc"],
+        "The preview UniPC cannot be used",
+    ),
+    ("train.py", ["ema=power", "ema.decay=0.9"], "Unknown setting 'ema.decay'"),
+    ("train.py", ["checkpoint=RUN", "loss=hybrid"], "was trained without loss=hybrid"),
+    (
+        "sample.py",
+        ["checkpoint=RUN", "sampler.order=3"],
+        "sampler.order=3 is no setting of the sampler DDIM: choose one",
+    ),
+    (
+        "sample.py",
+        ["checkpoint=RUN", "sampler.variance=forward"],
+        "has no effect without fresh noise: add sampler.eta=1",
+    ),
+    ("evaluate.py", ["checkpoint=RUN", "likelihood_steps=9"], "likelihood_steps=9 has no effect without likelihood="),
     (
         "train.py",
         ["schedule=cosin"],

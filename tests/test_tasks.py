@@ -304,6 +304,11 @@ def test_what_is_wrong_is_one_sentence(given, message, trained, run):
         ("Invert", {"steps": [1]}, r"task.steps=\[1\] must be numbers of at least 2"),
         ("Interpolate", {"columns": 1}, "task.columns=1 must be at least 2"),
         ("Interpolate", {"between": "days"}, "task.between=days must be 'seeds' or 'classes'"),
+        (
+            "Interpolate",
+            {"between": "classes", "seeds": [1, 2]},
+            r"task.seeds=\[1, 2\] has no effect with task.between",
+        ),
         ("Interpolate", {"seeds": [1]}, r"task.seeds=\[1\] must be two numbers"),
         ("Interpolate", {"seed": 1}, "Unknown setting 'task.seed': did you mean 'task.seeds'"),
     ],

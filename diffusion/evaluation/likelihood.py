@@ -185,6 +185,8 @@ def check_settings(n: int, steps: int | None, evaluations: int | None, data: Ima
         raise UserError(
             f"likelihood={n} must be a number of test images: 0 (none) to {len(data.test)}, all of data={data.name}."
         )
+    if n == 0 and steps is not None:
+        raise UserError(f"likelihood_steps={steps} has no effect without likelihood=, the number of test images.")
     if steps is not None and steps < 2:
         raise UserError(f"likelihood_steps={steps} must be at least 2, or null for those of the schedule.")
     if evaluations is not None and evaluations < 2:

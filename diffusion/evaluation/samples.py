@@ -73,5 +73,5 @@ def _check_size(what: str, data: ImageData, size: tuple[int, ...], channels: int
         raise UserError(
             f"{what}: {size[0]}×{size[1]} pixels with {channels} channels, but the images of "
             f"data={data.name} have {data.image_size}×{data.image_size} with {data.channels}: resizing would "
-            "change them, so make them that size, or name the data= they belong to."
+            f"change them, so make them that size{', or name the data= they belong to' * what.startswith('samples')}."
         )

@@ -85,7 +85,9 @@ class Job:
         if self.n < 1:
             raise UserError(f"n={self.n} must be at least 1.")
         if self.n > len(found):
-            raise UserError(f"n={self.n}: there are only {len(found)} images in {where or data.name}.")
+            raise UserError(
+                f"n={self.n}: there are only {len(found)} images in {where or data.name}: use n={len(found)}."
+            )
         order = torch.arange(len(found))
         if where is None and found.labels is not None:
             order = even_order(found.labels, len(found))[: self.n]

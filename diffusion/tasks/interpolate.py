@@ -64,6 +64,8 @@ class Interpolate(Task):
             raise ValueError(f"between={between} must be 'seeds' or 'classes'")
         if seeds is not None and (len(seeds) != 2 or min(seeds) < 0):
             raise ValueError(f"seeds={seeds} must be two numbers, 0 or more")
+        if seeds is not None and between == "classes":
+            raise ValueError(f"seeds={seeds} has no effect with task.between=classes: choose one seed by seed=")
         if columns < 2:
             raise ValueError(f"columns={columns} must be at least 2, the two ends")
         self.between, self.seeds, self.columns = between, seeds, columns
