@@ -46,8 +46,9 @@ def main(cfg: DictConfig) -> None:
                     f"{group}.{name}={value} has no effect on task={type(task).__name__.lower()}, which walks both "
                     "ways by DDIM without guidance: leave it out."
                 )
-    if min(cfg.n, cfg.batch_size) < 1:
-        raise UserError(f"n={cfg.n} and batch_size={cfg.batch_size} must be at least 1.")
+    for name in ("n", "batch_size"):
+        if cfg[name] < 1:
+            raise UserError(f"{name}={cfg[name]} must be at least 1.")
     model, state = trained.open_model(cfg)
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
     log.info(

@@ -120,13 +120,17 @@ TABLES = {
         Rung("interval", "only at 0.3 < σ/α < 5 (`interval`)", "v", of="v", evaluate="guidance.interval=[0.3,5]"),
         Rung("rescale", "rescaled by 0.7 (`rescale`)", "v", of="v", evaluate="guidance.rescale=0.7"),
         Rung("plus_plus", "CFG++, scale 0.6 (`cfg_plus_plus`)", "v", of="v", evaluate="guidance.plus_plus=true guidance.scale=0.6"),
-        Rung("autoguidance", "by a run an eighth as long, scale 2", "v", of="v", evaluate="guidance.weaker={weaker}"),
+        Rung("autoguidance", "by a run an eighth as long, scale 2", "unguided", of="v", evaluate="guidance.weaker={weaker}"),
     ),
     "Few steps, from the run `v`": (
-        Rung("ddim_4", "DDIM, 4 steps, no guidance", "unguided", of="v", evaluate="sampler.steps=4 guidance.scale=1"),
+        *(
+            Rung(f"ddim_{steps}", f"DDIM, {steps} step{'s' * (steps > 1)}, no guidance", "unguided", of="v",
+                 evaluate=f"sampler.steps={steps} guidance.scale=1")
+            for steps in (4, 2, 1)
+        ),
         Rung("unipc_4", "UniPC, 4 steps, no guidance", "ddim_4", of="v", evaluate="sampler=unipc sampler.steps=4 guidance.scale=1"),
         *(
-            Rung(f"consistency_{steps}", f"consistency tuning, {steps} step{'s' * (steps > 1)} (`consistency`)", "ddim_4",
+            Rung(f"consistency_{steps}", f"consistency tuning, {steps} step{'s' * (steps > 1)} (`consistency`)", f"ddim_{steps}",
                  of="consistency", evaluate=f"sampler=consistency sampler.steps={steps}")
             for steps in (4, 2, 1)
         ),
@@ -264,6 +268,8 @@ class Ladder:
                 rows.append([rung.says, "not measured", *[""] * (len(heads) - 2)])
                 continue
             before = self.found(rung.against) if rung.against else []
+            if rung.of:  # of one and the same model, with the same noise
+                before = before[: len(scores)]
             row = [
                 rung.says,
                 text([found["fid"] for found in scores], 3),
@@ -314,11 +320,14 @@ def verdict(here: Sequence[float], there: Sequence[float]) -> str:
     """Whether a FID is better: claimed only where every seed of one is below every seed of the other, three of each."""
     if not there:
         return ""
-    better = mean(here) < mean(there)
+    if abs(mean(here) - mean(there)) < 0.001 * mean(there):
+        return "the same"
     if min(len(here), len(there)) < SEEDS:
-        return f"{'lower' if better else 'higher'}, one seed"
+        if len(there) == SEEDS and min(there) <= mean(here) <= max(there):
+            return "within the spread, one seed"
+        return f"{'lower' if mean(here) < mean(there) else 'higher'}, one seed"
     if max(here) < min(there) or max(there) < min(here):
-        return "**helps**" if better else "**hurts**"
+        return "**helps**" if max(here) < min(there) else "**hurts**"
     return "no clear difference"
 
 

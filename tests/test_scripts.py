@@ -86,6 +86,7 @@ def test_sampling(trained, run, tmp_path):
     assert np.abs(images.astype(int) - other.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
     drawn = ("n=30", "sampler.steps=2", "repeats=2", SCORED)
     run("evaluate.py", f"checkpoint={trained}", *drawn, "hydra.run.dir=model")
@@ -148,6 +149,20 @@ WRONG = [
         ["checkpoint=RUN", "sampler.variance=forward"],
         "has no effect without fresh noise: add sampler.eta=1",
     ),
+    (
+        "sample.py",
+        ["checkpoint=RUN", "task=inpait"],
+        "there is no such option; choose one of generate, image_to_image, inp",
+    ),
+    ("sample.py", ["checkpoint=RUN", "task=inpaint", "task.mask=middle"], "task.mask=middle is no image file"),
+    ("sample.py", ["checkpoint=RUN", "task=inpaint", "gif=true"], "gif=true films new images alone"),
+    ("sample.py", ["checkpoint=RUN", "task=invert", "sampler.steps=5"], "sampler.steps=5 has no effect on task=invert"),
+    (
+        "sample.py",
+        ["checkpoint=RUN", "task=invert", "guidance.scale=3"],
+        "guidance.scale=3 has no effect on task=invert",
+    ),
+    ("sample.py", ["checkpoint=RUN", "task=invert", "batch_size=0"], "batch_size=0 must be at least 1"),
     ("evaluate.py", ["checkpoint=RUN", "likelihood_steps=9"], "likelihood_steps=9 has no effect without likelihood="),
     (
         "train.py",
@@ -257,6 +272,7 @@ def test_a_half_written_data_file(run, tmp_path):
     assert "train-images-idx3-ubyte.gz is damaged" in refusal(run("train.py", "data=fashion_mnist", check=False))
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failing_job(run, tmp_path):
     done = run(
         "train.py", "-m", *FAST, "training.steps=2", "schedule=linear,cosine", "guidance.dropout=0.1,7", check=False
@@ -357,6 +373,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == int(message.group(1))
 
 
+@pytest.mark.slow
 def test_kill_nine_and_resume_is_bit_identical(run, tmp_path):
     run("train.py", *LONG, "hydra.run.dir=whole")
     process = start(tmp_path, *LONG, "hydra.run.dir=cut")
@@ -434,6 +451,7 @@ def test_other_data_trains_its_own_scorer_once(run, tmp_path):
     assert "marked" not in done.stderr
 
 
+@pytest.mark.slow
 def test_training_on_from_a_trained_model(trained, run, tmp_path):
     """Consistency tuning takes model, data and averaged weights from the run, and is a run of its own."""
     from diffusion import checkpoint

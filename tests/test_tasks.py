@@ -280,22 +280,6 @@ def test_each_task_writes_a_picture(task, images, rows, columns, trained, run, t
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["task=inpait"], "task=inpait: there is no such option; choose one of generate, image_to_image, inpaint"),
-        (["task=inpaint", "task.mask=middle"], "task.mask=middle is no image file"),
-        (["task=inpaint", "gif=true"], "gif=true films new images alone"),
-        (["task=invert", "sampler.steps=5"], "sampler.steps=5 has no effect on task=invert"),
-        (["task=invert", "guidance.scale=3"], "guidance.scale=3 has no effect on task=invert"),
-        (["task=invert", "batch_size=0"], "batch_size=0 must be at least 1"),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(given, message, trained, run):
-    done = run("sample.py", f"checkpoint={trained}", "device=cpu", *given, check=False)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
         ("ImageToImage", {"strengths": [0]}, r"task.strengths=\[0\] must be times"),
