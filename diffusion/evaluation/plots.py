@@ -186,7 +186,9 @@ def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) 
     alike = len({_protocol(job) for job in jobs}) == 1
     for job in jobs:
         how = job["settings"]
-        kind = ", ".join([how["sampler"], *(f"{other} {how[other]}" for other in rest)])
+        kind = ", ".join(
+            [how["sampler"], *(how[other] if other == "weights" else f"{other} {how[other]}" for other in rest)]
+        )
         kind += "" if alike else f", n = {job['n']}, {job['protocol']['scorer'][:30]}"
         held = how["guidance"] if setting == "evaluations" else how["steps"]
         if job.get(name) is not None:
