@@ -40,6 +40,8 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def run(cfg: DictConfig) -> Any:
         try:
+            if isinstance(cfg.output_dir, str):
+                Path(cfg.output_dir).mkdir(parents=True, exist_ok=True)
             return task(cfg)
         except Exception as error:
             sentence = as_sentence(error)

@@ -192,6 +192,9 @@ def describe(hint: Any) -> str:
 def unknown(name: str, known: Sequence[str]) -> str:
     """The sentence for a setting that does not exist, with the nearest ones that do."""
     known = [other for other in known if other != name]
+    inside = [other for other in known if other.startswith(f"{name}.")]
+    if inside:
+        return f"'{name}' has no options here, only settings: {', '.join(inside)}."
     leaves = [other for other in known if difflib.get_close_matches(name, [other.rpartition(".")[2]], cutoff=0.8)]
     close = (leaves + [match for match in difflib.get_close_matches(name, known) if match not in leaves])[:4]
     if close:

@@ -67,18 +67,18 @@ def test_sampling(trained, run, tmp_path):
         "gif=true",
         "png=true",
         "seed=7",
-        "hydra.run.dir=one",
+        "output_dir=new/one",
     )
-    with np.load(tmp_path / "one" / "samples.npz", allow_pickle=False) as file:
+    with np.load(tmp_path / "new" / "one" / "samples.npz", allow_pickle=False) as file:
         images, labels = file["arr_0"], file["arr_1"]
     assert images.shape == (7, 28, 28, 1) and images.dtype == np.uint8
     assert labels.tolist() == [7, 8, 7, 8, 7, 8, 7]
-    assert len(list((tmp_path / "one" / "images" / "Sneaker").glob("*.png"))) == 4
-    with Image.open(tmp_path / "one" / "images" / "Bag" / "000001.png") as picture:
+    assert len(list((tmp_path / "new" / "one" / "images" / "Sneaker").glob("*.png"))) == 4
+    with Image.open(tmp_path / "new" / "one" / "images" / "Bag" / "000001.png") as picture:
         assert np.array_equal(np.array(picture), images[1, :, :, 0])
-    with Image.open(tmp_path / "one" / "denoising.gif") as film:
+    with Image.open(tmp_path / "new" / "one" / "denoising.gif") as film:
         assert film.n_frames >= 2
-    assert (tmp_path / "one" / "grid.png").exists()
+    assert (tmp_path / "new" / "one" / "grid.png").exists()
     same = ("sampler=ddpm", "sampler.steps=3", "guidance.scale=1.5", "seed=7", "classes=[7,bag]")
     run("sample.py", f"checkpoint={trained}/last.pt", "n=7", "batch_size=7", *same, "hydra.run.dir=two")
     with np.load(tmp_path / "two" / "samples.npz") as file:
@@ -124,6 +124,7 @@ def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
 WRONG = [
     ("train.py", ["trainng.steps=3"], "Unknown setting 'trainng.steps': did you mean 'training.steps'"),
     ("train.py", ["stepss=3"], "Unknown setting 'stepss': did you mean"),
+    ("sample.py", ["guidance=none", "checkpoint=RUN"], "'guidance' has no options here, only settings: guidance.scale"),
     ("train.py", ["+unknown=1"], "Unknown setting 'unknown': choose from"),
     ("train.py", ["+model.wdth=1"], "Unknown setting 'model.wdth': did you mean 'model.width'"),
     ("train.py", ["training.steps=abc"], "training.steps='abc' has the wrong type"),
