@@ -22,8 +22,8 @@ from diffusion.cli import job, launch
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys("sampler guidance device features".split(), DictConfig),
-    **dict.fromkeys("n seed batch_size repeats likelihood".split(), int),
-    **dict.fromkeys("likelihood_steps likelihood_evaluations".split(), (int, type(None))),
+    **dict.fromkeys("n seed repeats likelihood".split(), int),
+    **dict.fromkeys("batch_size likelihood_steps likelihood_evaluations".split(), (int, type(None))),
     **dict.fromkeys("averaged classification_accuracy".split(), bool),
     "checkpoint": (str, type(None)),
     "samples": (str, ListConfig, type(None)),
@@ -132,6 +132,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
             f"n={cfg.n} must be at least 2 (a useful FID needs more than 192) and repeats={cfg.repeats} at least 1."
         )
     model, state = trained.open_model(cfg, device)
+    batch_size = device.images_at_once(cfg.batch_size)
     data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
     likelihood.check_settings(cfg.likelihood, cfg.likelihood_steps, cfg.likelihood_evaluations, data)
     if model.guidance.conditional and data.class_names != model.class_names:
@@ -154,7 +155,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
     }
     for seed in range(cfg.seed, cfg.seed + cfg.repeats):
         labels = model.labels(cfg.n)
-        images = trained.draw(model, sampler, cfg.n, labels, seed, cfg.batch_size)
+        images = trained.draw(model, sampler, cfg.n, labels, seed, batch_size)
         extra["settings"]["evaluations"] = model.evaluations
         file = "samples.npz" if seed == cfg.seed else f"samples_seed{seed}.npz"
         pictures.save_samples(Path(cfg.output_dir) / file, images, labels)
@@ -172,7 +173,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
             steps=cfg.likelihood_steps,
             evaluations=cfg.likelihood_evaluations,
             seed=cfg.seed,
-            batch_size=cfg.batch_size,
+            batch_size=batch_size,
             device=device.torch_device,
             padding=model.image["padding"],
         )

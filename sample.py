@@ -18,9 +18,10 @@ from diffusion.cli import job, launch
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys("task sampler guidance device".split(), DictConfig),
-    **dict.fromkeys("n seed batch_size".split(), int),
+    **dict.fromkeys("n seed".split(), int),
     **dict.fromkeys("averaged grid gif png".split(), bool),
     **dict.fromkeys("checkpoint output_dir".split(), str),
+    "batch_size": (int, type(None)),
     "ema_width": (float, type(None)),
     "classes": (str, int, ListConfig, type(None)),
 }
@@ -47,7 +48,7 @@ def main(cfg: DictConfig) -> None:
                     "ways by DDIM without guidance: leave it out."
                 )
     for name in ("n", "batch_size"):
-        if cfg[name] < 1:
+        if cfg[name] is not None and cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]} must be at least 1.")
     model, state = trained.open_model(cfg)
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
@@ -70,7 +71,7 @@ def main(cfg: DictConfig) -> None:
             n=cfg.n,
             classes=classes,
             seed=cfg.seed,
-            batch_size=cfg.batch_size,
+            batch_size=model.device.images_at_once(cfg.batch_size),
             observe=film,
         )
     )

@@ -21,7 +21,7 @@ from diffusion.settings import Config, allowed_target, check_arguments, check_ty
 log = logging.getLogger("diffusion")
 # What a resumed run may change: its length, what it logs, and where it computes.
 RESUMABLE = (
-    *(f"training.{name}" for name in ("images", "epochs", "steps", "accumulate", "workers")),
+    *(f"training.{name}" for name in ("images", "epochs", "steps", "budget", "accumulate", "workers", "profile")),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
     *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
 )
@@ -153,10 +153,10 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         UserError: an override would change something that the run was trained with.
     """
     config, new = OmegaConf.create(saved), plain(cfg)
-    lengths = ("training.images", "training.epochs", "training.steps")
+    lengths = ("training.images", "training.epochs", "training.steps", "training.budget")
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
     if given.intersection(lengths):  # a new length replaces the old one, however that was given
-        config.training.epochs = config.training.steps = None
+        config.training.epochs = config.training.steps = config.training.budget = None
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~").split("@")[-1]
         if key == "experiment":  # the original command typed again: fine, if it is the same experiment

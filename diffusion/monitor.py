@@ -30,7 +30,7 @@ class Monitor:
         tracker, folder: of the run.
         n: images that are scored.
         seed: of all images drawn here, and of the held-out noise.
-        batch_size: images drawn at once.
+        batch_size: images drawn at once; None leaves it to the device.
         held_out: test images whose loss is measured with each preview.
     """
 
@@ -46,18 +46,19 @@ class Monitor:
         folder: Path,
         n: int = 1000,
         seed: int = 0,
-        batch_size: int = 250,
+        batch_size: int | None = None,
         held_out: int = 512,
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed={seed} must be 0 or more")
-        if n < 0 or n == 1 or batch_size < 1:
+        if n < 0 or n == 1 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"n={n} must be 0 (no scores) or at least 2, and batch_size={batch_size} at least 1")
         if held_out < 0:
             raise ValueError(f"held_out={held_out} must be 0 or more")
         self.model, self.sampler, self.scorer, self.data = model, sampler, scorer, data
         self.timesteps, self.loss, self.held_out = timesteps, loss, min(held_out, len(data.test))
-        self.tracker, self.folder, self.n, self.seed, self.batch_size = tracker, folder, n, seed, batch_size
+        self.tracker, self.folder, self.n, self.seed = tracker, folder, n, seed
+        self.batch_size = model.device.images_at_once(batch_size)
         self.scores: dict[str, Any] | None = None
         self.pictures: list[tuple[str, str]] = []
 

@@ -1,6 +1,9 @@
-"""How long a run is, and how its learning rate rises and falls."""
+"""How long a run is, in steps or in time, and how its learning rate rises and falls."""
 
 import math
+import re
+
+UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def total_steps(images: int, epochs: float | None, steps: int | None, batch_size: int, size: int) -> int:
@@ -12,6 +15,30 @@ def total_steps(images: int, epochs: float | None, steps: int | None, batch_size
     if steps < 1:
         raise ValueError(f"steps={steps}: the run must have at least one step (see training.images, epochs, steps)")
     return steps
+
+
+def budget_seconds(budget: str | float) -> float:
+    """A time such as "90s", "4min" or "1.5h" in seconds; `ValueError` for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|h)\s*", str(budget))
+    if not found or float(found[1]) == 0:
+        raise ValueError(f"budget={budget} must be a time with its unit, such as 90s, 4min or 1.5h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def steps_within(seconds: float, step: int, spent: float) -> int:
+    """Steps that a run of so many seconds will have, if it goes on as fast as it went.
+
+    Args:
+        seconds: for the whole run.
+        step: steps so far.
+        spent: seconds so far.
+
+    Returns:
+        at least step + 1 while there is time left, else `step`: then the run is at its end.
+    """
+    if spent >= seconds:
+        return step
+    return max(step + 1, round(step * seconds / max(spent, 1e-9)))
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, decay: str) -> float:

@@ -47,19 +47,25 @@ class RunningSums:
 
 
 class Stopwatch:
-    """Images per second since the last reading; what happens while it is paused does not count."""
+    """Time spent on training, and images per second since the last reading; pauses count in neither."""
 
     def __init__(self) -> None:
         self.start(0)
 
-    def start(self, images: int) -> None:
-        """Begin to count at so many images."""
+    def start(self, images: int, spent: float = 0.0) -> None:
+        """Begin to count at so many images, and with so many seconds spent before."""
         self.images, self.since = images, time.perf_counter()
+        self.begun = self.since - spent
+
+    def spent(self) -> float:
+        """Seconds of training."""
+        return time.perf_counter() - self.begun
 
     def rate(self, images: int) -> float:
         """Images per second since the last reading, which this one becomes."""
-        seconds, seen = time.perf_counter() - self.since, images - self.images
-        self.start(images)
+        now = time.perf_counter()
+        seconds, seen = now - self.since, images - self.images
+        self.images, self.since = images, now
         return seen / max(seconds, 1e-9)
 
     @contextmanager
@@ -67,4 +73,5 @@ class Stopwatch:
         """Time spent inside does not count."""
         start = time.perf_counter()
         yield
-        self.since += time.perf_counter() - start
+        pause = time.perf_counter() - start
+        self.since, self.begun = self.since + pause, self.begun + pause

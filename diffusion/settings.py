@@ -52,11 +52,13 @@ def allowed_target(name: str, key: str) -> Any:
     """The class or function called `name`, which must belong to the group `key`.
 
     A config can come with a checkpoint from a stranger, and calling what it names is running its code: a network can
-    only be one of diffusion.networks, an optimizer only one of torch.optim, and so on.
+    only be one of diffusion.networks, an optimizer only one of torch.optim or of ours, and so on.
     """
     home = HOMES.get(key)
     if home is None:
         raise UserError(f"{key} is no group of settings that could have a _target_.")
+    if key == "optimizer" and name.startswith("diffusion.optimizer."):
+        home = "diffusion.optimizer"
     refused = UserError(f"{key}._target_={name} is not allowed: it must be a public name of {home}.")
     module, _, inner = name.rpartition(".")
     if (module != home and not module.startswith(f"{home}.")) or inner.startswith("_"):

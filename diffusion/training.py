@@ -24,7 +24,8 @@ from diffusion.guidance import ClassifierFree, Unconditional
 from diffusion.interruption import Stopped, StopSignals, resume_command
 from diffusion.loss import Weighted
 from diffusion.monitor import Monitor
-from diffusion.pacing import learning_rate_factor, total_steps
+from diffusion.pacing import budget_seconds, learning_rate_factor, steps_within, total_steps
+from diffusion.profiling import profiling
 from diffusion.progress import progress_bar
 from diffusion.randomness import TRAINING, stream
 from diffusion.running_sums import RunningSums, Stopwatch
@@ -50,6 +51,8 @@ class Trainer:
         seed: of all random numbers.
         header: what every checkpoint also holds: {"config": …, "image": …}.
         images, epochs, steps: length of the run; `steps` or `epochs`, when given, replace `images`.
+        budget: or its length in time, "90s", "4min" or "1.5h", everything but previews and scores counted. Learning
+            rate and `progress` then follow the clock, so such a run is not repeated bit by bit.
         batch_size: images per optimizer step.
         accumulate: micro-batches that a batch is split into, to save memory; the gradient is the same.
         clip_norm: largest norm of the gradient; null or 0 does not clip.
@@ -58,6 +61,7 @@ class Trainer:
         log_every, checkpoint_every, preview_every, evaluate_every: in optimizer steps; 0 means never (checkpoints,
             previews and scores: only at the end).
         workers: processes that decode images, where they do not fit in memory.
+        profile: steps to record with PyTorch's profiler; 0 is none. See `diffusion.profiling`.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Trainer:
         images: int = 1_000_000,
         epochs: float | None = None,
         steps: int | None = None,
+        budget: str | float | None = None,
         batch_size: int = 128,
         accumulate: int = 1,
         clip_norm: float | None = 1.0,
@@ -88,6 +93,7 @@ class Trainer:
         preview_every: int = 1000,
         evaluate_every: int = 0,
         workers: int = 2,
+        profile: int = 0,
     ) -> None:
         if batch_size < 1 or accumulate < 1 or batch_size % accumulate:
             raise ValueError(f"accumulate={accumulate} must be at least 1 and divide batch_size={batch_size}")
@@ -99,9 +105,14 @@ class Trainer:
             raise ValueError(f"clip_norm={clip_norm} must be positive, or 0 for no clipping")
         intervals = {"log_every": log_every, "checkpoint_every": checkpoint_every}
         intervals |= {"preview_every": preview_every, "evaluate_every": evaluate_every}
-        for name, value in {**intervals, "workers": workers}.items():
+        for name, value in {**intervals, "workers": workers, "profile": profile}.items():
             if value < 0:
                 raise ValueError(f"{name}={value} must be 0 or more")
+        given = [f"{name}={value}" for name, value in (("steps", steps), ("epochs", epochs)) if value is not None]
+        if budget is not None and given:
+            raise ValueError(f"budget={budget} and {given[0]} both set the length: give one of them")
+        self.budget = None if budget is None else budget_seconds(budget)
+        # With a budget an estimate, made anew after every step.
         self.total_steps = total_steps(images, epochs, steps, batch_size, len(data.train))
         self.denoiser, self.ema, self.data, self.guidance, self.timesteps = denoiser, ema, data, guidance, timesteps
         self.loss, self.device, self.tracker, self.folder, self.seed, self.header = (
@@ -115,7 +126,7 @@ class Trainer:
         self.monitor, self.batch_size, self.accumulate = monitor, batch_size, accumulate
         self.clip_norm, self.warmup, self.decay, self.workers = clip_norm or math.inf, warmup, decay, workers
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
-        self.preview_every, self.evaluate_every = preview_every, evaluate_every
+        self.preview_every, self.evaluate_every, self.profile = preview_every, evaluate_every, profile
         self.parameters: list[Tensor] = list(denoiser.network.parameters())
         self.optimizer = optimizer(self.parameters)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -123,7 +134,7 @@ class Trainer:
         self.saved_step: int | None = None
         self.best: float | None = None
         self.sums = RunningSums(device.torch_device)
-        self.stopwatch = Stopwatch()
+        self.stopwatch, self.spent = Stopwatch(), 0.0  # seconds of training before this start
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -139,11 +150,17 @@ class Trainer:
         self.denoiser.network.train()
         scores: dict[str, float | None] = {}
         data = batches(self.data.train, self.batch_size, self.seed, self.step, self.device.torch_device, self.workers)
-        self.stopwatch.start(self.step * self.batch_size)
+        self.stopwatch.start(self.step * self.batch_size, self.spent)
+        self.pace()
         total, done = self.total_steps * self.batch_size, self.step * self.batch_size
-        with StopSignals() as stop, progress_bar(total, "training", "images", initial=done) as bar:
+        profiler = profiling(self.profile, self.folder, self.device.torch_device)
+        progress = progress_bar(total, "training", "images", initial=done)
+        with StopSignals() as stop, profiler as profiled, progress as bar:
             while self.step < self.total_steps and stop.number is None:
                 self.train_step(next(data))
+                profiled()
+                self.pace()
+                bar.total = self.total_steps * self.batch_size
                 bar.update(self.batch_size)
                 last = self.step == self.total_steps
                 if last or self.due(self.log_every):
@@ -192,12 +209,18 @@ class Trainer:
             seen.append(losses.detach())
             self.sums.add_losses(losses.detach(), weighted.detach(), t[part], self.batch_size)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.step()
+        with self.device.autocast():  # Muon multiplies matrices
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.denoiser.network)
         self.timesteps.observe(t, torch.cat(seen))
         self.sums.add_step(norm)
         self.step += 1
+
+    def pace(self) -> None:
+        """With a budget: how many steps the run will have, and all of them once the time is spent."""
+        if self.budget is not None:
+            self.total_steps = steps_within(self.budget, self.step, self.stopwatch.spent())
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -256,11 +279,12 @@ class Trainer:
             "timesteps": self.timesteps.state_dict(),
             "sums": self.sums.values,
             "best": self.best,
+            "seconds": self.stopwatch.spent(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        if state["step"] > self.total_steps:
+        if state["step"] > self.total_steps and self.budget is None:
             raise UserError(
                 f"resume: the run is already at step {state['step']}, beyond the {self.total_steps} steps asked for; "
                 "give a larger training.steps, epochs or images."
@@ -275,6 +299,7 @@ class Trainer:
                     moments[name] = torch.empty_like(parameter).copy_(value)
         self.sums.values.copy_(state["sums"])
         self.step, self.best, self.saved_step = state["step"], state["best"], state["step"]
+        self.spent = float(state.get("seconds", 0.0))
 
     def save(self) -> None:
         """Write last.pt, unless a loss or a weight is no longer finite (then `UserError`)."""

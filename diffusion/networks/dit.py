@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.networks.layers import Conditioning, check_shape, sinusoidal_embedding, zero
+from diffusion.networks.layers import Conditioning, attend, check_shape, sinusoidal_embedding, zero
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -54,7 +54,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (B, N, 3, heads, d)
         q, k, v = qkv.transpose(1, 3).unbind(dim=2)  # each (B, heads, N, d)
-        return self.projection(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.projection(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

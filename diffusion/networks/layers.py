@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
@@ -20,7 +21,7 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / max(half - 1, 1)))
     angles = t[:, None] * frequencies  # (B, width // 2)
     embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
-    return nn.functional.pad(embedding, (0, width % 2))
+    return F.pad(embedding, (0, width % 2))
 
 
 class Conditioning(nn.Module):
@@ -47,6 +48,26 @@ class Conditioning(nn.Module):
             assert labels is not None
             vector = vector + self.label(labels)
         return vector
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ/√d) v of (B, heads, N, d) each.
+
+    On CPUs always in fp32: there the gradient of PyTorch's fused attention is 3 to 15 times slower in bf16.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that leaves bf16 for fp32 on CPUs, where PyTorch's own is three times faster in fp32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+            x = x.float()
+        return super().forward(x)
 
 
 def zero(layer: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.networks.layers import Conditioning, check_shape, zero
+from diffusion.networks.layers import Conditioning, GroupNorm, attend, check_shape, zero
 
 
 class ResidualBlock(nn.Module):
@@ -18,10 +18,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_width: int, out_width: int, vector_width: int, groups: int) -> None:
         super().__init__()
-        self.norm_1 = nn.GroupNorm(groups, in_width)
+        self.norm_1 = GroupNorm(groups, in_width)
         self.conv_1 = nn.Conv2d(in_width, out_width, 3, padding=1)
         self.scale_shift = nn.Linear(vector_width, 2 * out_width)
-        self.norm_2 = nn.GroupNorm(groups, out_width)
+        self.norm_2 = GroupNorm(groups, out_width)
         self.conv_2 = zero(nn.Conv2d(out_width, out_width, 3, padding=1))
         self.skip = nn.Conv2d(in_width, out_width, 1) if in_width != out_width else nn.Identity()
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, head_width: int, groups: int) -> None:
         super().__init__()
         self.heads = width // head_width
-        self.norm = nn.GroupNorm(groups, width)
+        self.norm = GroupNorm(groups, width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.projection = zero(nn.Conv2d(width, width, 1))
 
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)  # each (B, heads, H·W, C/heads)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         return x + self.projection(attended.transpose(-1, -2).reshape(b, c, h, w))
 
 
@@ -135,7 +135,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(nn.Conv2d(current, current, 3, padding=1))
         self.last = nn.Sequential(
-            nn.GroupNorm(groups, current), nn.SiLU(), zero(nn.Conv2d(current, out_channels * patch**2, 3, padding=1))
+            GroupNorm(groups, current), nn.SiLU(), zero(nn.Conv2d(current, out_channels * patch**2, 3, padding=1))
         )
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:

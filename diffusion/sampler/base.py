@@ -5,6 +5,7 @@ probability-flow ODE (Song et al. 2021, https://arxiv.org/abs/2011.13456): sampl
 in few steps, and in whether they add fresh noise on the way. None needs to know what the network predicts.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from diffusion.randomness import SAMPLING, stream
 from diffusion.sampler.grid import GRIDS
 from diffusion.schedule import Level, Schedule, levels_at
 
+log = logging.getLogger("diffusion")
 Observer = Callable[[Tensor, Tensor], None]
 
 
@@ -190,7 +192,8 @@ def draw_images(
     progress: bool = False,
     given: Conditions | None = None,
 ) -> Tensor:
-    """n images, batch by batch; image i depends on (seed, i) and not on the batch size.
+    """n images, batch by batch; image i depends on (seed, i) and not on the batch size, which is halved as often as the
+    memory is too small for it.
 
     Args:
         shape: (C, H, W) of one image.
@@ -208,9 +211,11 @@ def draw_images(
     with progress_bar(
         round(n * sampler.evaluations * given.passes * given.strength), "sampling", "evaluations", disable=not progress
     ) as bar:
-        for first in range(0, n, batch_size):
+        first = 0
+        while first < n:
             indices = range(first, min(first + batch_size, n))
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)
+            counted = bar.n
 
             def watch(x_t: Tensor, x_0: Tensor, first: int = first) -> None:
                 bar.update(len(x_0))
@@ -220,6 +225,20 @@ def draw_images(
             noise = Noise(seed, indices, shape, device) if given.noise is None else given.noise(indices)
             wrapped = denoiser if given.wrap is None else given.wrap(denoiser, indices)
             start = None if given.start is None else given.start[first : indices.stop].to(device)
-            drawn = sampler.sample(wrapped, noise, batch_labels, watch, start, given.strength)
+            try:
+                drawn = sampler.sample(wrapped, noise, batch_labels, watch, start, given.strength)
+            except RuntimeError as error:
+                if len(indices) == 1 or not out_of_memory(error):
+                    raise
+                batch_size = len(indices) // 2
+                bar.update(counted - bar.n)
+                log.warning("The memory is too small for %d images at once: trying %d.", len(indices), batch_size)
+                continue
             images.append(drawn.float().cpu())
+            first = indices.stop
     return torch.cat(images)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out; PyTorch has no type of its own for that of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

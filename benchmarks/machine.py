@@ -1,0 +1,62 @@
+"""What a machine does and takes: speed of some work, of a product of matrices, peak memory."""
+
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+SIDE = 2048
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def rate(work: Callable[[], object], seconds: float, device: torch.device) -> float:
+    """How often a second something can be done, after a warm-up of a quarter of the time or of one call."""
+    times = []
+    for limit in (seconds / 4, seconds):
+        synchronise(device)
+        start, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - start < limit:
+            work()
+            count += 1
+        synchronise(device)
+        times.append((time.perf_counter() - start) / count)
+    return 1 / times[-1]
+
+
+def matrix_rate(kind: torch.dtype, device: torch.device) -> float:
+    """GFLOP/s of a product of two square matrices, the median of five."""
+    a, b = (torch.randn(SIDE, SIDE, device=device).to(kind) for _ in range(2))
+    times = []
+    for _ in range(6):
+        synchronise(device)
+        start = time.perf_counter()
+        a @ b
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return 2 * SIDE**3 / median(times[1:]) / 1e9
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: what tensors took at most on a GPU, what this process took at most on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent took before it started this process
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def name_of(device: torch.device) -> str:
+    """What a table calls the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
