@@ -65,9 +65,9 @@ class Work:
 # ------------------------------------------------------------------------------------------ one measurement
 
 
-def our_work(name: str, device: torch.device, folder: Path) -> Work:
-    """A trainer as train.py builds it, in `folder`, and its step as the loop calls it."""
-    words = [*OURS[name].split(), "score.n=0", f"device={device.type}", *([GPU_BATCH] if device.type == "cuda" else [])]
+def our_work(words: Sequence[str], device: torch.device, folder: Path) -> Work:
+    """A trainer as train.py builds it of these words, in `folder`, and its step as the loop calls it."""
+    words = [*words, "score.n=0", f"device={device.type}"]
     trainer = build_trainer(plain(compose("train", *words)), folder)
     trainer.tracker.close()
     size, denoiser = trainer.batch_size, trainer.denoiser
@@ -104,10 +104,10 @@ def peer_work(name: str, device: torch.device) -> Work:
     return Work(lambda: peer.step(next(data)[0]), forward, peer.network, peer.inputs(1), peer.batch_size, peer.bf16)
 
 
-def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
-    """All numbers of one contender."""
+def measure(words: str | Sequence[str], device: torch.device, seconds: float) -> dict[str, Any]:
+    """All numbers of one contender: the name of a peer, or what train.py is told."""
     with tempfile.TemporaryDirectory() as folder:
-        work = our_work(name, device, Path(folder)) if name in OURS else peer_work(name, device)
+        work = peer_work(words, device) if isinstance(words, str) else our_work(words, device, Path(folder))
         work.network.train()
         training = work.batch_size * rate(work.step, seconds, device)
         memory = peak_memory(device)
@@ -214,7 +214,9 @@ def main() -> None:
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        write_json(given.result, measure(given.measure, torch.device(given.device), given.seconds))
+        ours = [*OURS.get(given.measure, "").split(), *([GPU_BATCH] if given.device == "cuda" else [])]
+        words = ours if given.measure in OURS else given.measure
+        write_json(given.result, measure(words, torch.device(given.device), given.seconds))
         return
     names, mark = given.only or CONTENDERS[given.device], f"throughput{'_cuda' if given.device == 'cuda' else ''}"
     found = rounds(names, given.rounds, given.seconds, given.device, given.folder.resolve() / mark)

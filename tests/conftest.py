@@ -155,6 +155,7 @@ def tiny_config(**settings):
         "score.n": 0,
         "features.cache": CACHE,
         "device": "cpu",
+        "device.precision": "fp32",
     }
     config = compose("train", *(f"{key}={value}" for key, value in {**small, **settings}.items()))
     return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}

@@ -13,6 +13,7 @@ from diffusion import build
 from diffusion.errors import UserError
 
 NETWORKS = {  # the sizes of one network are alike here
+    "unet_light": {"width": 8, "groups": 4, "head_width": 8},
     "unet_tiny": {"width": 8, "groups": 4, "head_width": 8},
     "unet_flexible": {"width": 4, "time_width": 8, "levels": 2, "attention": [2]},
     "dit_small": {"width": 16, "depth": 1, "heads": 2},
