@@ -57,6 +57,7 @@ def train(cfg: DictConfig) -> float | None:
     for name in settings.leave_out_foreign(cfg, overrides):
         group = name.partition(".")[0]
         log.info("%s is a setting for another %s than the command chose: left out.", name, group)
+    settings.choose_length(cfg, overrides)
     folder, config, state, start = Path(cfg.output_dir), build.plain(cfg), None, None
     if cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))

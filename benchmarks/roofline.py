@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from common import PAGE, ROOT, compose, fill
 from machine import PRECISIONS, SIDE, matrix_rate, name_of, synchronise
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.build import build_trainer, plain
-from diffusion.data import batches
+from diffusion.data import batches, encode, pad_images
 from diffusion.evaluation.plots import save_figure
 from diffusion.evaluation.report import markdown_table
 from diffusion.training import Trainer
@@ -35,11 +37,11 @@ PICTURE = ROOT / "docs" / "roofline.png"
 STEPS = 20
 KINDS = (  # the first whose words are in an operation's name
     ("convolutions", ("convolution", "conv2d")),
-    ("attention", ("attention",)),
-    ("matrix products", ("addmm", "::mm", "bmm", "linear")),
+    ("attention", ("attention", "bmm")),
+    ("matrix products", ("addmm", "::mm", "linear")),
     ("group norm", ("group_norm", "layer_norm", "batch_norm")),
     ("averages of the weights", ("_foreach_lerp",)),
-    ("copies, casts, concatenations", ("copy_", "cat", "clone", "_to_copy", "contiguous", "zero_", "fill_")),
+    ("copies, casts, concatenations", ("copy_", "::cat", "clone", "_to_copy", "contiguous", "zero_", "fill_")),
     ("random numbers", ("normal_", "uniform_", "rand", "bernoulli")),
     ("activations and other element-wise work", ("",)),
 )
@@ -52,7 +54,12 @@ def kind_of(event: Any) -> str:
         if parent.name.startswith("Optimizer.step"):
             return "optimizer"
         parent = parent.cpu_parent
-    return next(kind for kind, words in KINDS if any(word in event.name for word in words))
+    return kind_named(event.name)
+
+
+def kind_named(operation: str) -> str:
+    """The first kind one of whose words is in the name."""
+    return next(kind for kind, words in KINDS if any(word in operation.lower() for word in words))
 
 
 def shares(trainer: Trainer) -> tuple[dict[str, float], float]:
@@ -86,7 +93,7 @@ def layers(trainer: Trainer) -> list[tuple[str, float, float, float]]:
     images, labels = trainer.data.train.select(torch.arange(trainer.batch_size))
     with trainer.device.autocast():
         trainer.denoiser.network(
-            images.float().to(memory_format=trainer.device.memory_format),
+            encode(pad_images(images, trainer.data.padding)).to(memory_format=trainer.device.memory_format),
             torch.full((len(images),), 500.0),
             labels if trainer.denoiser.num_classes else None,
         )
@@ -96,21 +103,23 @@ def layers(trainer: Trainer) -> list[tuple[str, float, float, float]]:
     for module, given in seen:
         kind = next(name for cls, name in kinds.items() if isinstance(module, cls))
         x = given.clone(memory_format=torch.preserve_format).requires_grad_()
+        with trainer.device.autocast():
+            out = module(x)
+        sought, gradient = (x, *module.parameters()), torch.ones_like(out)
 
-        def work(module: nn.Module = module, x: Tensor = x) -> Tensor:
+        def work(module: nn.Module = module, sought: tuple = sought, gradient: Tensor = gradient) -> None:
             with trainer.device.autocast():
-                out = module(x)
-            out.backward(torch.ones_like(out))
-            return out
+                out = module(sought[0])
+            torch.autograd.grad(out, sought, gradient)
 
-        out = work()
         with FlopCounterMode(display=False) as counter:
             work()
         # Norms and activations: about ten operations a number, forward and backward.
         flops = counter.get_total_flops() or 10 * x.numel()
-        weights = sum(p.numel() * 4 for p in module.parameters())
-        size = 2 if trainer.device.autocasts else 4
-        bytes_ = 3 * (weights + size * (x.numel() + out.numel()))
+        # Forward reads input and weights and writes the output; backward reads both and the output's gradient, and
+        # writes two gradients.
+        weights = sum(p.numel() * p.element_size() for p in module.parameters())
+        bytes_ = 3 * weights + 3 * x.numel() * x.element_size() + 2 * out.numel() * out.element_size()
         seconds = clock(work)
         found.append((kind, flops / bytes_, flops / seconds / 1e9, seconds))
     return found
@@ -157,7 +166,7 @@ def plot(dots: list[tuple[str, float, float, float]], rates: dict[str, float], s
     place.grid(alpha=0.3)
     legend = place.legend(frameon=False, fontsize=8, loc="lower right")
     for handle in legend.legend_handles:
-        if hasattr(handle, "set_sizes"):
+        if isinstance(handle, PathCollection):
             handle.set_sizes([30])
     return figure
 
@@ -177,20 +186,21 @@ def table(spent: dict[str, float], seconds: float, trainer: Trainer, flops: dict
         f"{name_of(trainer.device.torch_device)}): {100 * whole / seconds / 1e9 / rate:.0f} % of the rate of a product "
         f"of two {SIDE}×{SIDE} matrices, {rate:,.0f} GFLOP/s."
     )
-    return f"{head}\n\n{markdown_table(['', 'of the step', 'GFLOP', 'GFLOP/s'], rows)}"
+    heads = ["", "of the operations' time", "GFLOP", "GFLOP/s"]
+    return f"{head}\n\n{markdown_table(heads, rows)}"
 
 
 def count(trainer: Trainer) -> dict[str, float]:
-    """Floating-point operations of a step by kind."""
+    """Floating-point operations of a step by kind, without those of the optimizer."""
     data = batches(trainer.data.train, trainer.batch_size, trainer.seed, 0, trainer.device.torch_device)
     plain_step, trainer.optimizer.step = trainer.optimizer.step, lambda *_: None  # type: ignore[method-assign,assignment]
-    with FlopCounterMode(display=False) as counter:
+    # Attention is counted only where it is made of matrix products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.train_step(next(data))
     trainer.optimizer.step = plain_step  # type: ignore[method-assign]
     found: dict[str, float] = defaultdict(float)
     for operation, flops in counter.get_flop_counts()["Global"].items():
-        name = str(operation)
-        found[next(kind for kind, words in KINDS if any(word in name.replace(".", "::") for word in words))] += flops
+        found[kind_named(str(operation).replace(".", "::"))] += flops
     return dict(found)
 
 

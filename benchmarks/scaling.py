@@ -8,7 +8,6 @@ the whole command with the start of Python; the statistics of the real images ar
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -54,16 +53,27 @@ def score_point(n: int, device: str, folder: Path) -> dict[str, Any]:
     """Seconds and peak memory of scoring n images by the command line."""
     samples = folder / f"images_{n}.npz"
     if not samples.exists():
-        images, labels = fashion_mnist(ROOT / "data" / "fashion_mnist").train.select(torch.arange(n))
+        images, labels = fashion_mnist("data/fashion_mnist").train.select(torch.arange(n))
         save_samples(samples, images, labels)
     words = [f"samples={samples}", "data=fashion_mnist", f"device={device}", f"hydra.run.dir={folder / 'score'}"]
-    start = time.perf_counter()
+    start, peak = time.perf_counter(), 0.0
     with (folder / "scaling.log").open("a") as log:
         process = subprocess.Popen([sys.executable, "evaluate.py", *words], cwd=ROOT, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        while process.poll() is None:  # what it took at most is told by Linux alone, and only while it lives
+            peak = max(peak, highest_memory(process.pid))
+            time.sleep(0.05)
+    if process.returncode:
         raise SystemExit(f"evaluate.py {' '.join(words)} failed (see {folder / 'scaling.log'}).")
-    return {"seconds": time.perf_counter() - start, "peak_memory_mib": usage.ru_maxrss / 2**10}
+    return {"seconds": time.perf_counter() - start, "peak_memory_mib": peak}
+
+
+def highest_memory(pid: int) -> float:
+    """MiB that a process took at most so far; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def table(found: dict[str, dict[int, list[dict[str, Any]]]], machine: str) -> str:

@@ -10,6 +10,7 @@ the extra "sweep" (Optuna), and a machine on which nothing else runs.
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ NAMES = [word.split("=")[0] for word in SPACE]
 
 def study(folder: Path, trials: int, budget: str, n: int) -> None:
     """The sweep; its leaderboard is in the folder."""
+    if folder.exists():
+        raise SystemExit(f"{folder} holds a study already: choose another --folder, or remove it.")
     sweeper = ["hydra/sweeper=optuna", "hydra.sweeper.direction=minimize", "hydra.sweeper.n_jobs=1"]
     sweeper += [f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.max_failure_rate=0.2"]
     sweeper += ["hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=0", f"hydra.sweep.dir={folder}"]
@@ -53,6 +56,16 @@ def chosen(folder: Path) -> list[tuple[float, dict[str, str]]]:
                 pairs = dict(word.split("=", 1) for word in row["overrides"].replace(", ", ",").split() if "=" in word)
                 found.append((float(row["fid"]), {name: pairs[name] for name in NAMES if name in pairs}))
     return sorted(found, key=lambda trial: trial[0])
+
+
+def confirmed(folder: Path) -> list[str]:
+    """A line for each longer run of one of the best."""
+    lines = []
+    for path in sorted(folder.glob("confirmed/*/*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        rank, budget = path.parent.name, path.parent.parent.name
+        lines.append(f"- number {rank}, {budget}: FID {metrics['fid']:.2f}, accuracy {metrics['accuracy']:.3f}")
+    return lines
 
 
 def confirm(folder: Path, best: int, budget: str, n: int) -> None:
@@ -79,7 +92,7 @@ def main() -> None:
         confirm(folder, asked.best, asked.confirm, asked.n)
     elif not asked.table:
         study(folder, asked.trials, asked.budget, asked.n)
-    text = table(folder)
+    text = "\n".join([table(folder), *confirmed(folder)])
     print(text)
     if asked.table:
         fill(PAGE, "search", "benchmarks/search.py", text)

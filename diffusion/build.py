@@ -294,7 +294,8 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     )
     if resume is not None:
         trainer.load_state_dict(resume)
-        log.info("Resuming at step %d of %d.", trainer.step, trainer.total_steps)
+        about = "about " if trainer.budget is not None else ""
+        log.info("Resuming at step %d of %s%d.", trainer.step, about, trainer.total_steps)
         if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
             trainer.best = None  # scores of another protocol do not compare
     few = min(len(data.train), len(data.test))

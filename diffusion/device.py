@@ -105,7 +105,7 @@ class Device:
 
 
 def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products of bf16 matrices: 3 to 10 times faster than in fp32."""
+    """Whether this CPU has instructions for products of bf16 matrices, which are then 3 to 10 times faster."""
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(check is not None and bool(check()) for check in checks)
 

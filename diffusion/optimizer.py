@@ -6,14 +6,16 @@ G is the gradient of a weight matrix, and O(A) = U Vᵀ of the singular value de
 matrix nearest to A: every direction is learned at the same speed, also one whose gradients are small. The factor gives
 an update the size of Adam's (root mean square 0.2: Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.2), so
 one learning rate serves both. A convolution's kernel counts as the matrix outputs × (inputs · height · width); biases
-and norms, which are no matrices, are left to Adam.
+and norms, which are no matrices, are left to Adam. Jordan et al. leave it the first and last layers, too; here they are
+matrices like the others.
 
 O is found without a decomposition, by five steps of an odd polynomial that drives all singular values to about 1:
 
     X ← P(X Xᵀ) X    with    P(G) = a + b G + c G²
 
 Of a wide matrix only the small square G = X Xᵀ need go through the five steps, as G ← P G P, while the product of the
-Ps is kept for X: a third of the arithmetic. Rounding must then be that of fp32, since G holds the squares.
+Ps is kept for X: a third of the arithmetic for a 3×3 kernel. Rounding must then be that of fp32, since G holds the
+squares.
 """
 
 from collections import defaultdict
@@ -28,14 +30,14 @@ A, B, C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """About U Vᵀ of each matrix U S Vᵀ: singular values between 0.7 and 1.2 where S is not tiny.
+    """About U Vᵀ of each matrix U S Vᵀ: singular values between 0.65 and 1.25 where S is not tiny.
 
     Args:
         matrices: (K, rows, columns).
         steps: of the polynomial.
 
     Returns:
-        (K, rows, columns), of the same type.
+        (K, rows, columns); under autocast bf16 or fp32.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices  # the smaller side decides the cost
@@ -77,7 +79,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 2e-3,
+        lr: float = 4e-3,
         momentum: float = 0.95,
         betas: list[float] | None = None,
         weight_decay: float = 0.0,
@@ -115,7 +117,8 @@ class Muon(torch.optim.Optimizer):
     def _state(self, parameters: list[Tensor], *names: str) -> list[list[Tensor]]:
         for p in parameters:
             for name in names:
-                self.state[p].setdefault(name, torch.zeros_like(p))
+                if name not in self.state[p]:
+                    self.state[p][name] = torch.zeros_like(p)
         return [[self.state[p][name] for p in parameters] for name in names]
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -136,7 +139,7 @@ class Muon(torch.optim.Optimizer):
 
     def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         first, second = self._state(parameters, "exp_avg", "exp_avg_sq")
-        steps = self.state[parameters[0]]["step"] = self.state[parameters[0]].get("step", 0) + 1
+        steps = group["step"] = group.get("step", 0) + 1
         beta_1, beta_2 = group["betas"]
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_lerp_(first, gradients, 1 - beta_1)

@@ -25,20 +25,33 @@ def budget_seconds(budget: str | float) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
-def steps_within(seconds: float, step: int, spent: float) -> int:
-    """Steps that a run of so many seconds will have, if it goes on as fast as it went.
+class Pace:
+    """How many steps a run of so many seconds will have, found anew after every step from the speed so far.
+
+    The first step after a start, which allocates memory and may compile, is left out of the speed; until the second is
+    done, `total` is a guess.
 
     Args:
         seconds: for the whole run.
-        step: steps so far.
-        spent: seconds so far.
-
-    Returns:
-        at least step + 1 while there is time left, else `step`: then the run is at its end.
+        step: steps that were done before this start.
+        guess: a total.
     """
-    if spent >= seconds:
-        return step
-    return max(step + 1, round(step * seconds / max(spent, 1e-9)))
+
+    def __init__(self, seconds: float, step: int, guess: int) -> None:
+        self.seconds, self.first, self.total = seconds, step + 1, max(guess, step + 3)
+        self.spent_before = 0.0
+
+    def steps(self, step: int, spent: float) -> int:
+        """The total, as it looks after `step` steps in `spent` seconds; `step` itself once the time is spent."""
+        if spent >= self.seconds:
+            return step
+        if step <= self.first:
+            self.spent_before = spent
+        else:
+            duration = (spent - self.spent_before) / (step - self.first)
+            self.total = step + round((self.seconds - spent) / max(duration, 1e-9))
+        self.total = max(self.total, step + 1)
+        return self.total
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, decay: str) -> float:

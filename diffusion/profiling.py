@@ -29,13 +29,25 @@ def profiling(steps: int, folder: Path, device: torch.device) -> Iterator[Callab
         return
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     key = f"self_{'cuda' if device.type == 'cuda' else 'cpu'}_time_total"
+    done = 0
 
     def write(found: profile) -> None:
         found.export_chrome_trace(str(folder / "trace.json"))
         table = found.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=60)
         (folder / "profile.txt").write_text(table)
-        log.info("The profile of %d steps: %s and %s", steps, folder / "profile.txt", folder / "trace.json")
+        recorded = min(steps, done - SKIPPED - 1)
+        log.info("The profile of %d steps: %s and %s", recorded, folder / "profile.txt", folder / "trace.json")
 
     plan = schedule(skip_first=SKIPPED, wait=0, warmup=1, active=steps, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as found:
-        yield found.step
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            found.step()
+
+        yield step
+    if done <= SKIPPED + 1:
+        log.warning(
+            "training.profile=%d: a run of %d steps is too short; the first %d are left out.", steps, done, SKIPPED + 1
+        )

@@ -72,6 +72,8 @@ class Stopwatch:
     def paused(self) -> Iterator[None]:
         """Time spent inside does not count."""
         start = time.perf_counter()
-        yield
-        pause = time.perf_counter() - start
-        self.since, self.begun = self.since + pause, self.begun + pause
+        try:
+            yield
+        finally:
+            pause = time.perf_counter() - start
+            self.since, self.begun = self.since + pause, self.begun + pause

@@ -67,7 +67,7 @@ def allowed_target(name: str, key: str) -> Any:
         target = get_object(name)
     except Exception as error:  # Hydra raises several kinds for a name that leads nowhere
         raise UserError(f"{key}._target_={name} does not exist.") from error
-    if home == "torch.optim":
+    if key == "optimizer":
         import torch  # here, so that a misspelt setting is told without waiting for it
 
         if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
@@ -149,6 +149,16 @@ def leave_out_foreign(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
                 with open_dict(node):
                     del node[name]
     return removed
+
+
+def choose_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Let a length of the run on the command line replace that of an experiment, however either was given."""
+    given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
+    names = ("images", "epochs", "steps", "budget")
+    if given.intersection(f"training.{name}" for name in names):
+        for name in names[1:]:
+            if f"training.{name}" not in given and name in cfg.training:
+                cfg.training[name] = None
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -24,7 +24,7 @@ from diffusion.guidance import ClassifierFree, Unconditional
 from diffusion.interruption import Stopped, StopSignals, resume_command
 from diffusion.loss import Weighted
 from diffusion.monitor import Monitor
-from diffusion.pacing import budget_seconds, learning_rate_factor, steps_within, total_steps
+from diffusion.pacing import Pace, budget_seconds, learning_rate_factor, total_steps
 from diffusion.profiling import profiling
 from diffusion.progress import progress_bar
 from diffusion.randomness import TRAINING, stream
@@ -82,7 +82,7 @@ class Trainer:
         images: int = 1_000_000,
         epochs: float | None = None,
         steps: int | None = None,
-        budget: str | float | None = None,
+        budget: str | None = None,
         batch_size: int = 128,
         accumulate: int = 1,
         clip_norm: float | None = 1.0,
@@ -110,7 +110,7 @@ class Trainer:
                 raise ValueError(f"{name}={value} must be 0 or more")
         given = [f"{name}={value}" for name, value in (("steps", steps), ("epochs", epochs)) if value is not None]
         if budget is not None and given:
-            raise ValueError(f"budget={budget} and {given[0]} both set the length: give one of them")
+            raise ValueError(f"budget={budget} and {given[0]} both set the length: make one of them null")
         self.budget = None if budget is None else budget_seconds(budget)
         # With a budget an estimate, made anew after every step.
         self.total_steps = total_steps(images, epochs, steps, batch_size, len(data.train))
@@ -135,6 +135,7 @@ class Trainer:
         self.best: float | None = None
         self.sums = RunningSums(device.torch_device)
         self.stopwatch, self.spent = Stopwatch(), 0.0  # seconds of training before this start
+        self.pace: Pace | None = None
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -145,21 +146,25 @@ class Trainer:
             Stopped: after Ctrl-C or SIGTERM; the state is saved.
             UserError: the loss is no longer finite, or a checkpoint cannot be written.
         """
+        self.stopwatch.start(self.step * self.batch_size, self.spent)
+        if self.budget is not None:
+            self.pace = Pace(self.budget, self.step, self.total_steps)
+            self.total_steps = self.pace.steps(self.step, self.spent)
         if self.step == 0:
             self.save()
         self.denoiser.network.train()
         scores: dict[str, float | None] = {}
         data = batches(self.data.train, self.batch_size, self.seed, self.step, self.device.torch_device, self.workers)
-        self.stopwatch.start(self.step * self.batch_size, self.spent)
-        self.pace()
         total, done = self.total_steps * self.batch_size, self.step * self.batch_size
         profiler = profiling(self.profile, self.folder, self.device.torch_device)
         progress = progress_bar(total, "training", "images", initial=done)
         with StopSignals() as stop, profiler as profiled, progress as bar:
             while self.step < self.total_steps and stop.number is None:
                 self.train_step(next(data))
-                profiled()
-                self.pace()
+                with self.stopwatch.paused():
+                    profiled()
+                if self.pace is not None:
+                    self.total_steps = self.pace.steps(self.step, self.stopwatch.spent())
                 bar.total = self.total_steps * self.batch_size
                 bar.update(self.batch_size)
                 last = self.step == self.total_steps
@@ -216,11 +221,6 @@ class Trainer:
         self.timesteps.observe(t, torch.cat(seen))
         self.sums.add_step(norm)
         self.step += 1
-
-    def pace(self) -> None:
-        """With a budget: how many steps the run will have, and all of them once the time is spent."""
-        if self.budget is not None:
-            self.total_steps = steps_within(self.budget, self.step, self.stopwatch.spent())
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -287,7 +287,7 @@ class Trainer:
         if state["step"] > self.total_steps and self.budget is None:
             raise UserError(
                 f"resume: the run is already at step {state['step']}, beyond the {self.total_steps} steps asked for; "
-                "give a larger training.steps, epochs or images."
+                "give a larger training.steps, epochs, images or budget."
             )
         self.denoiser.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
@@ -295,11 +295,15 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
-                if value.shape == parameter.shape:  # fused optimizers need the memory layout of the parameter itself
+                if (
+                    isinstance(value, Tensor) and value.shape == parameter.shape
+                ):  # fused optimizers need the memory layout of the parameter itself
                     moments[name] = torch.empty_like(parameter).copy_(value)
         self.sums.values.copy_(state["sums"])
         self.step, self.best, self.saved_step = state["step"], state["best"], state["step"]
         self.spent = float(state.get("seconds", 0.0))
+        if self.budget is not None:
+            self.total_steps = max(state["total_steps"], self.step)
 
     def save(self) -> None:
         """Write last.pt, unless a loss or a weight is no longer finite (then `UserError`)."""

@@ -54,6 +54,26 @@ def test_unknown_settings_get_a_hint():
         settings.check_top_level(cfg, {"n": int, "seed": int})
 
 
+def test_a_length_on_the_command_line_replaces_that_of_the_experiment():
+    def lengths(*overrides):
+        cfg = OmegaConf.create({"training": {"images": 9, "epochs": None, "steps": None, "budget": "15min"}})
+        cfg.merge_with_dotlist([override.lstrip("+") for override in overrides])
+        settings.choose_length(cfg, overrides)
+        return [cfg.training[name] for name in ("epochs", "steps", "budget")]
+
+    assert lengths("seed=1") == [None, None, "15min"]
+    assert lengths("training.steps=5") == [None, 5, None]
+    assert lengths("training.images=5") == [None, None, None]
+    assert lengths("training.steps=5", "training.budget=4min") == [None, 5, "4min"]  # the trainer asks which
+
+
+@pytest.mark.parametrize("name", ["diffusion.optimizer.orthogonalise", "diffusion.optimizer.torch"])
+def test_an_optimizer_is_a_class_of_that_kind(name):
+    assert settings.allowed_target("diffusion.optimizer.Muon", "optimizer")
+    with pytest.raises(UserError, match=r"optimizer\._target_=.* is not allowed"):
+        settings.allowed_target(name, "optimizer")
+
+
 def test_what_must_be_given_is_asked_for():
     cfg = OmegaConf.create({"checkpoint": "???"})
     with pytest.raises(UserError, match=r"checkpoint must be given: add checkpoint=…"):

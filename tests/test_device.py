@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusion import build, device, pacing, running_sums
+from diffusion.denoiser import Estimate, Estimator
 from diffusion.device import Device
 from diffusion.networks.layers import GroupNorm, attend
 from diffusion.sampler import DDIM
@@ -74,35 +75,33 @@ def test_the_mode_of_compilation_reaches_torch(monkeypatch):
 
 
 def test_another_c_library_manages_without_mallopt(monkeypatch):
-    def absent(_):
+    def absent(name):
+        asked.append(name)
         raise OSError("libc.so.6: cannot open shared object file")
 
+    asked = []
     monkeypatch.setattr(device.ctypes, "CDLL", absent)
-    device.keep_freed_memory()
+    assert "cpu" in Device(type="cpu").describe() and asked == ["libc.so.6"]
 
 
 # ------------------------------------------------------------------------------------------- memory
 
 
-class Scarce(nn.Module):
+class Scarce(Estimator):
     """A denoiser with memory for so many images."""
 
     num_classes = 3
 
-    def __init__(self, room, message):
+    def __init__(self, room, error):
         super().__init__()
-        self.schedule, self.room, self.message, self.sizes = Cosine(), room, message, []
+        self.schedule, self.room, self.error, self.sizes, self.evaluated = Cosine(), room, error, [], 0
 
     def estimate(self, x_t, t, labels=None):
-        from diffusion.denoiser import Estimate
-
         self.sizes.append(len(x_t))
         if len(x_t) > self.room:
-            raise self.message
+            raise self.error
+        self.evaluated += len(x_t)
         return Estimate(torch.tanh(x_t) * labels.view(-1, 1, 1, 1))
-
-    def __call__(self, x_t, t, labels=None):
-        return self.estimate(x_t, t, labels).x_0
 
 
 OUT = (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"))
@@ -113,8 +112,15 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay(message):
     def draw(room, batch_size):
         estimator = Scarce(room, message)
         labels = torch.arange(11) % 3
-        images = draw_images(DDIM(3), estimator, (1, 2, 2), labels, 11, 0, batch_size, torch.device("cpu"))
+        films.append([])
+        images = draw_images(
+            *(DDIM(3), estimator, (1, 2, 2), labels, 11, 0, batch_size, torch.device("cpu")),
+            observe=lambda x_t, x_0: films[-1].append(x_t),
+        )
+        assert estimator.evaluated == 33 and len(films[-1]) == 3
         return images, estimator.sizes
+
+    films = []
 
     expected, _ = draw(100, 11)
     images, sizes = draw(3, 11)
@@ -139,10 +145,13 @@ def test_times_with_units():
 
 
 def test_the_length_follows_the_speed():
-    assert pacing.steps_within(100, 10, 5) == 200  # half a second per step
-    assert pacing.steps_within(100, 10, 20) == 50  # it got slower
-    assert pacing.steps_within(100, 10, 99.9) == 11 and pacing.steps_within(100, 10, 100) == 10
-    assert pacing.steps_within(100, 0, 0) == 1
+    pace = pacing.Pace(100, 0, guess=1000)
+    assert pace.steps(0, 0) == 1000
+    assert pace.steps(1, 40) == 1000  # it compiled
+    assert pace.steps(2, 40.5) == 2 + 119  # half a second per step
+    assert pace.steps(3, 42) == 3 + 58  # it got slower: a second per step
+    assert pace.steps(4, 99.9) == 5 and pace.steps(4, 100) == 4
+    assert pacing.Pace(100, 7, guess=7).steps(7, 60) == 10  # resumed
 
 
 class Clock:
@@ -151,6 +160,21 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 0.0
         monkeypatch.setattr(running_sums.time, "perf_counter", lambda: self.now)
+
+
+def test_a_pause_that_is_interrupted_does_not_count(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch = running_sums.Stopwatch()
+
+    def interrupted():
+        with watch.paused():
+            clock.now += 50
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    clock.now += 2
+    assert watch.spent() == 2
 
 
 def budgeted(folder, clock, monkeypatch, resume=None, **overrides):
@@ -177,6 +201,19 @@ def test_a_budget_ends_the_run_on_time_with_a_learning_rate_of_zero(tmp_path, mo
     assert rates[-1] < 0.02 * trainer.base_rates[0]
     assert all(later < earlier for earlier, later in zip(rates[2:], rates[3:], strict=False))
     assert abs(rates[10] / trainer.base_rates[0] - 0.5) < 0.06
+
+
+def test_what_comes_before_the_first_step_does_not_count(tmp_path, monkeypatch):
+    from diffusion import checkpoint
+
+    clock = Clock(monkeypatch)
+    trainer = build.build_trainer(tiny_config(**{"training.steps": "null", "training.budget": "20s"}), tmp_path)
+    clock.now += 1000  # a classifier is trained for the scores
+    monkeypatch.setattr(trainer, "train_step", lambda batch: (_ for _ in ()).throw(ProcessLookupError("killed")))
+    with pytest.raises(ProcessLookupError):
+        trainer.fit()
+    trainer.tracker.close()
+    assert checkpoint.load(tmp_path / "last.pt")["seconds"] == 0
 
 
 def test_previews_do_not_count_and_a_resumed_run_has_the_rest(tmp_path, monkeypatch):
@@ -206,7 +243,9 @@ def test_previews_do_not_count_and_a_resumed_run_has_the_rest(tmp_path, monkeypa
 def test_a_budget_with_another_length_is_refused(tmp_path):
     from diffusion.errors import UserError
 
-    with pytest.raises(UserError, match=r"training\.budget=4min and steps=4 both set the length"):
+    with pytest.raises(
+        UserError, match=r"training\.budget=4min and steps=4 both set the length: make one of them null"
+    ):
         build.build_trainer(tiny_config(**{"training.budget": "4min"}), tmp_path)
     with pytest.raises(UserError, match=r"training\.budget=soon must be a time with its unit"):
         build.build_trainer(tiny_config(**{"training.budget": "soon", "training.steps": "null"}), tmp_path)
@@ -218,4 +257,12 @@ def test_a_profile_is_a_trace_and_a_table(tmp_path):
     trainer.tracker.close()
     names = [event.get("name", "") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]]
     assert sum(name.startswith("ProfilerStep#") for name in names) == 2  # one mark for each step
-    assert "aten::conv2d" in (tmp_path / "profile.txt").read_text()
+    assert "convolution" in (tmp_path / "profile.txt").read_text()
+
+
+def test_a_run_too_short_for_a_profile_says_so(tmp_path, caplog):
+    trainer = build.build_trainer(tiny_config(**{"training.steps": 3, "training.profile": 2}), tmp_path)
+    with caplog.at_level(logging.WARNING, "diffusion"):
+        trainer.fit()
+    trainer.tracker.close()
+    assert "training.profile=2: a run of 3 steps is too short" in caplog.text and not (tmp_path / "trace.json").exists()

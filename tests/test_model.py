@@ -43,7 +43,7 @@ def test_sampling(runs):
 
 
 def test_denoising_is_the_formula_of_the_objective(runs, generator):
-    model = diffusion.load(runs["edm"], device="cpu")
+    model = diffusion.load(runs["edm"], device="cpu", precision="fp32")
     sigma_data = model.state["image"]["sigma_data"]
     x_t, t = 3 * torch.randn(3, 1, 28, 28, generator=generator), torch.tensor([0.3, 0.6, 0.9])
     alpha, sigma = (per_image(value, x_t) for value in model.noise_level(t))

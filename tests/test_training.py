@@ -71,6 +71,14 @@ def test_resuming_is_exact_with_everything_that_has_a_memory(tmp_path):
     assert whole["timesteps"] and not same(whole["timesteps"], cut["timesteps"])
 
 
+def test_resuming_is_exact_with_muon(tmp_path):
+    settings = {"training.steps": 10, "optimizer": "muon"}
+    whole = train(tmp_path / "whole", **settings)
+    cut = train(tmp_path / "cut", stop_at=7, **settings)
+    resumed = train(tmp_path / "cut", resume=cut, **settings)
+    assert cut["step"] == 4 and all(same(whole[key], resumed[key]) for key in ("step", "network", "ema", "optimizer"))
+
+
 def test_resuming_in_another_memory_layout_keeps_the_optimizer(tmp_path):
     """A fused optimizer walks weights and moments side by side in memory, so their layouts must agree."""
     cut = train(tmp_path / "cut", stop_at=5, **{"training.steps": 8})

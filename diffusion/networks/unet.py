@@ -51,14 +51,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, with attention behind it where `attend` is true."""
+    """A residual block, with attention behind it where `attentive` is true."""
 
     def __init__(
-        self, in_width: int, out_width: int, vector_width: int, groups: int, head_width: int, attend: bool
+        self, in_width: int, out_width: int, vector_width: int, groups: int, head_width: int, attentive: bool
     ) -> None:
         super().__init__()
         self.residual = ResidualBlock(in_width, out_width, vector_width, groups)
-        self.attention = Attention(out_width, head_width, groups) if attend else nn.Identity()
+        self.attention = Attention(out_width, head_width, groups) if attentive else nn.Identity()
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         return self.attention(self.residual(x, vector))

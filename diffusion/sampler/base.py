@@ -217,14 +217,17 @@ def draw_images(
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)
             counted = bar.n
 
-            def watch(x_t: Tensor, x_0: Tensor, first: int = first) -> None:
+            seen: list[tuple[Tensor, Tensor]] = []
+
+            def watch(x_t: Tensor, x_0: Tensor, first: int = first, seen: list = seen) -> None:
                 bar.update(len(x_0))
                 if observe is not None and first == 0:
-                    observe(x_t, x_0)
+                    seen.append((x_t, x_0))  # told when the batch is done: its memory may run out before
 
             noise = Noise(seed, indices, shape, device) if given.noise is None else given.noise(indices)
             wrapped = denoiser if given.wrap is None else given.wrap(denoiser, indices)
             start = None if given.start is None else given.start[first : indices.stop].to(device)
+            evaluated = {module: module.evaluated for module in denoiser.modules() if hasattr(module, "evaluated")}
             try:
                 drawn = sampler.sample(wrapped, noise, batch_labels, watch, start, given.strength)
             except RuntimeError as error:
@@ -232,8 +235,13 @@ def draw_images(
                     raise
                 batch_size = len(indices) // 2
                 bar.update(counted - bar.n)
+                for module, number in evaluated.items():
+                    module.evaluated = number
                 log.warning("The memory is too small for %d images at once: trying %d.", len(indices), batch_size)
                 continue
+            if observe is not None:
+                for x_t, x_0 in seen:
+                    observe(x_t, x_0)
             images.append(drawn.float().cpu())
             first = indices.stop
     return torch.cat(images)
@@ -241,4 +249,5 @@ def draw_images(
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out; PyTorch has no type of its own for that of the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
