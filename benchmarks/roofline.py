@@ -112,8 +112,8 @@ def layers(trainer: Trainer) -> list[tuple[str, float, float, float]]:
                 out = module(sought[0])
             torch.autograd.grad(out, sought, gradient)
 
-        with FlopCounterMode(display=False) as counter:
-            work()
+        with FlopCounterMode(display=False) as counter, trainer.device.autocast():
+            module(x).backward(gradient)
         # Norms and activations: about ten operations a number, forward and backward.
         flops = counter.get_total_flops() or 10 * x.numel()
         # Forward reads input and weights and writes the output; backward reads both and the output's gradient, and
