@@ -118,8 +118,10 @@ def plot(found: dict[str, dict[int, list[dict[str, Any]]]]) -> Any:
         place.loglog(xs, [median(record[key] for record in records) for records in points.values()], "o-", color="C0")
         place.set_xlabel("images scored" if axis == "n" else AXES[axis][0])
         place.set_ylabel("seconds" if axis == "n" else "training images/s")
-        place.set_xticks(xs, [f"{x:,}" for x in xs], minor=False)
+        place.set_xticks(xs, [f"{x / 1000:g}k" if axis == "n" else str(x) for x in xs], minor=False)
         place.xaxis.set_minor_locator(NullLocator())
+        place.yaxis.set_major_formatter("{x:,.0f}")
+        place.yaxis.set_minor_formatter("{x:,.0f}")
         place.grid(alpha=0.3, which="both")
     return figure
 
