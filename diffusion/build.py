@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from diffusion.errors import UserError
-from diffusion.settings import Config, allowed_target, check_arguments, check_types, in_context, without_target
+from diffusion.settings import (
+    Config,
+    allowed_target,
+    check_arguments,
+    check_types,
+    choose_length,
+    in_context,
+    without_target,
+)
 
 log = logging.getLogger("diffusion")
 # What a resumed run may change: its length, what it logs, and where it computes.
@@ -153,10 +161,8 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         UserError: an override would change something that the run was trained with.
     """
     config, new = OmegaConf.create(saved), plain(cfg)
-    lengths = ("training.images", "training.epochs", "training.steps", "training.budget")
+    choose_length(config, overrides)
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
-    if given.intersection(lengths):  # a new length replaces the old one, however that was given
-        config.training.epochs = config.training.steps = config.training.budget = None
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~").split("@")[-1]
         if key == "experiment":  # the original command typed again: fine, if it is the same experiment

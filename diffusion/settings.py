@@ -152,12 +152,12 @@ def leave_out_foreign(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 
 def choose_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Let a length of the run on the command line replace that of an experiment, however either was given."""
+    """Let a length of the run on the command line replace that of an experiment or of the run that is resumed."""
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
     names = ("images", "epochs", "steps", "budget")
     if given.intersection(f"training.{name}" for name in names):
         for name in names[1:]:
-            if f"training.{name}" not in given and name in cfg.training:
+            if f"training.{name}" not in given:
                 cfg.training[name] = None
 
 

@@ -135,7 +135,6 @@ class Trainer:
         self.best: float | None = None
         self.sums = RunningSums(device.torch_device)
         self.stopwatch, self.spent = Stopwatch(), 0.0  # seconds of training before this start
-        self.pace: Pace | None = None
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -147,9 +146,9 @@ class Trainer:
             UserError: the loss is no longer finite, or a checkpoint cannot be written.
         """
         self.stopwatch.start(self.step * self.batch_size, self.spent)
-        if self.budget is not None:
-            self.pace = Pace(self.budget, self.step, self.total_steps)
-            self.total_steps = self.pace.steps(self.step, self.spent)
+        pace = None if self.budget is None else Pace(self.budget, self.step, self.total_steps)
+        if pace is not None:
+            self.total_steps = pace.steps(self.step, self.spent)
         if self.step == 0:
             self.save()
         self.denoiser.network.train()
@@ -163,8 +162,8 @@ class Trainer:
                 self.train_step(next(data))
                 with self.stopwatch.paused():
                     profiled()
-                if self.pace is not None:
-                    self.total_steps = self.pace.steps(self.step, self.stopwatch.spent())
+                if pace is not None:
+                    self.total_steps = pace.steps(self.step, self.stopwatch.spent())
                 bar.total = self.total_steps * self.batch_size
                 bar.update(self.batch_size)
                 last = self.step == self.total_steps
@@ -295,9 +294,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
-                if (
-                    isinstance(value, Tensor) and value.shape == parameter.shape
-                ):  # fused optimizers need the memory layout of the parameter itself
+                # Fused optimizers need the memory layout of the parameter itself.
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
                     moments[name] = torch.empty_like(parameter).copy_(value)
         self.sums.values.copy_(state["sums"])
         self.step, self.best, self.saved_step = state["step"], state["best"], state["step"]
