@@ -107,8 +107,8 @@ TABLES = {
         Rung("euler_10", "Euler, 10 steps", "ddim_10", of="v", evaluate="sampler=euler sampler.steps=10"),
         Rung("heun_5", "Heun, 5 steps (`heun`)", "ddim_10", of="v", evaluate="sampler=heun sampler.steps=5"),
         Rung("dpm_10", "DPM-Solver++(2M), 10 steps (`dpm_solver`)", "ddim_10", of="v", evaluate="sampler=dpm_solver sampler.steps=10"),
-        Rung("unipc_10", "UniPC, 10 steps (`unipc`)", "ddim_10", of="v", evaluate="sampler=unipc sampler.steps=10"),
-        Rung("unipc_5", "UniPC, 5 steps", "ddim_5", of="v", evaluate="sampler=unipc sampler.steps=5"),
+        Rung("unipc_10", "UniPC, 10 steps, clamped (`unipc`)", "ddim_10", of="v", evaluate="sampler=unipc sampler.clip=true sampler.steps=10"),
+        Rung("unipc_5", "UniPC, 5 steps", "ddim_5", of="v", evaluate="sampler=unipc sampler.clip=true sampler.steps=5"),
         *(
             Rung(f"ddim_10_{grid}", f"DDIM, 10 steps, {grid} grid", "ddim_10", of="v", evaluate=f"sampler.steps=10 sampler.grid={grid}")
             for grid in ("quadratic", "karras", "log_snr")
@@ -128,7 +128,7 @@ TABLES = {
                  evaluate=f"sampler.steps={steps} guidance.scale=1")
             for steps in (4, 2, 1)
         ),
-        Rung("unipc_4", "UniPC, 4 steps, no guidance", "ddim_4", of="v", evaluate="sampler=unipc sampler.steps=4 guidance.scale=1"),
+        Rung("unipc_4", "UniPC, 4 steps, no guidance", "ddim_4", of="v", evaluate="sampler=unipc sampler.clip=true sampler.steps=4 guidance.scale=1"),
         *(
             Rung(f"consistency_{steps}", f"consistency tuning, {steps} step{'s' * (steps > 1)} (`consistency`)", f"ddim_{steps}",
                  of="consistency", evaluate=f"sampler=consistency sampler.steps={steps}")

@@ -141,6 +141,10 @@ def compose(name, *overrides):
 
 def tiny_config(**settings):
     """The quickstart with a network of a few thousand weights and nothing that takes time."""
+    from omegaconf import OmegaConf
+
+    from diffusion.settings import leave_out_foreign
+
     small = {
         "model.width": 8,
         "model.groups": 4,
@@ -157,8 +161,10 @@ def tiny_config(**settings):
         "device": "cpu",
         "device.precision": "fp32",
     }
-    config = compose("train", *(f"{key}={value}" for key, value in {**small, **settings}.items()))
-    return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}
+    overrides = [f"{key}={value}" for key, value in {**small, **settings}.items()]
+    cfg = OmegaConf.create(compose("train", *overrides))
+    leave_out_foreign(cfg, overrides)
+    return {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in ("output_dir", "resume")}
 
 
 def curve(folder, tag="train/loss"):

@@ -22,7 +22,9 @@ def options(group):
     [(g, o) for g in ("schedule", "objective", "loss", "timesteps", "guidance", "sampler") for o in options(g)],
 )
 def test_every_option_builds(group, option):
-    config = compose("train", f"{group}={option}")
+    cfg = OmegaConf.create(compose("train", f"{group}={option}"))
+    settings.leave_out_foreign(cfg, [f"{group}={option}"])
+    config = OmegaConf.to_container(cfg)
     node = build.measured(config[group], IMAGE)
     assert build.build(node, group, {"schedule": build.build(config["schedule"], "schedule")}) is not None
 

@@ -35,7 +35,7 @@ def test_sampling(runs):
     model = diffusion.load(runs["conditional"], device="cpu")
     images = model.sample(5, labels=["sneaker", 8], steps=3, guidance=1.5, seed=4, batch_size=2)
     assert images.shape == (5, 1, 28, 28) and images.dtype == torch.uint8
-    again = model.sample(5, labels=torch.tensor([7, 8]), sampler=DDIM(3), guidance={"scale": 1.5}, seed=4)
+    again = model.sample(5, labels=torch.tensor([7, 8]), sampler=UniPC(3, clip=False), guidance={"scale": 1.5}, seed=4)
     assert (images.int() - again.int()).abs().max() <= 1
     assert not torch.equal(images, model.sample(5, labels=["sneaker", 8], steps=3, seed=5))
     assert model.sample(2, sampler=UniPC(3), guidance=(2.0,) * 10).shape == (2, 1, 28, 28)

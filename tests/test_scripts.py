@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     """A run folder with `=` and `,` in its name, made by train.py."""
     home = tmp_path_factory.mktemp("home")
     folder = home / "runs" / "a=1,b"
-    command = [sys.executable, str(ROOT / "train.py"), *FAST, f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, str(ROOT / "train.py"), *FAST, "sampler=ddim", f"hydra.run.dir='{folder}'"]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -135,7 +135,7 @@ WRONG = [
     ("train.py", ["experiment=consistency"], "loss=consistency teaches a trained model to draw in few steps: add"),
     (
         "train.py",
-        ["guidance.plus_plus=true", "guidance.scale=0.5", "preview=unipc"],
+        ["guidance.plus_plus=true", "guidance.scale=0.5", "sampler=ddim", "preview=unipc"],
         "The preview UniPC cannot be used",
     ),
     ("train.py", ["ema=power", "ema.decay=0.9"], "Unknown setting 'ema.decay'"),
@@ -184,7 +184,7 @@ WRONG = [
     ("sample.py", ["checkpoint=text.pt"], "text.pt is no checkpoint of this project"),
     ("sample.py", ["checkpoint=RUN", "n=0"], "n=0"),
     ("sample.py", ["checkpoint=RUN", "n=-5"], "n=-5 must be at least 1"),
-    ("train.py", ["guidance.dropout=0"], "guidance.scale=2 must be 1"),
+    ("train.py", ["guidance.dropout=0"], "guidance.scale=2.25 must be 1"),
     ("train.py", ["training.epochs=inf"], "training.epochs=inf has the wrong type"),
     ("sample.py", ["checkpoint=RUN", "classes=10"], "classes=10: the labels go from 0 to 9"),
     ("sample.py", ["checkpoint=RUN", "classes=hat"], "classes=hat: there is no such class; choose from T-shirt"),
