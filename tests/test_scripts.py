@@ -92,7 +92,8 @@ def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
     run("evaluate.py", f"checkpoint={trained}", *drawn, "hydra.run.dir=model")
     both = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert both["n"] == 30 and "2 steps" in both["protocol"]["images"] and both["seeds"]["count"] == 2
-    assert both["settings"]["evaluations"] == 4 and both["settings"]["guidance"] == 2  # guided: two for each step
+    assert both["settings"]["guidance"] == 2.25
+    assert both["settings"]["evaluations"] == 3  # one in the first step, outside the interval; two where it is guided
     text = (tmp_path / "model" / "report.md").read_text()
     assert "test images" in text and "±" in text and "sampling seeds" in text
     assert "data:image/png" in (tmp_path / "model" / "report.html").read_text()
