@@ -7,7 +7,7 @@ python benchmarks/time_to_quality.py --budget 15min --n 1000 --table    only wri
 
 Every contender trains on the full Fashion-MNIST for the budget, which starts when the data is in memory and counts the
 slow first steps; then it draws n images with 20 network evaluations each, which evaluate.py scores. Ours is what
-`TRAIN` and `DRAW` say, the others (pip install -e ".[bench]") are in peers.py. They go one after the other, in rounds
+`TRAIN` says, the others (pip install -e ".[bench]") are in peers.py. They go one after the other, in rounds
 with seeds 0, 1, …; what is finished is not done again, so that the same command continues after a stop.
 """
 
@@ -34,7 +34,6 @@ from diffusion.pacing import budget_seconds
 from diffusion.pictures import save_samples
 
 TRAIN = "experiment=best"
-DRAW = ""  # as the run itself draws
 QUIET = "score.n=0 training.preview_every=0 preview.steps=5"
 CONTENDERS = ("ours", "diffusers", "denoising_diffusion_pytorch", "smalldiffusion")
 
@@ -46,7 +45,7 @@ class Contest:
         samples_N.npz, drawing_N.json           after drawing N images
         score_N/metrics.json                    after scoring them
 
-    After a change of `TRAIN` or `DRAW` remove what they made.
+    After a change of `TRAIN` remove what it made.
 
     Args:
         folder: outputs/time_to_quality/BUDGET, or BUDGET_cuda.
@@ -104,7 +103,7 @@ class Contest:
         """Draw with the averaged weights; the seconds do not count reading them."""
         folder, labels = self.folder(name, seed), None
         if name == "ours":
-            words = [f"checkpoint={folder / 'run'}", f"device={self.device.type}", *DRAW.split()]
+            words = [f"checkpoint={folder / 'run'}", f"device={self.device.type}"]
             cfg = compose("sample", *words)
             model, state = trained.open_model(cfg)
             sampler, labels = trained.choose_sampler(cfg.sampler, state["config"]), model.labels(self.n)
@@ -179,10 +178,9 @@ class Contest:
             notes += [f"- {name}: {'; '.join(trainings[0]['deviations'])}."] if trainings[0]["deviations"] else []
         table = markdown_table([*heads, "seconds to draw"], rows)
         threads = f", {torch.get_num_threads()} CPU threads" if self.device.type == "cpu" else ""
-        drawn = f"drawn with `{DRAW}`" if DRAW else "drawn as it is set there"
         head = (
             f"{self.budget} of training on {name_of(self.device)}{threads}; {self.n:,} images each. "
-            f"Ours: `train.py {TRAIN} training.budget={self.budget}`, {drawn}."
+            f"Ours: `train.py {TRAIN} training.budget={self.budget}`, drawn as it is set there."
         )
         left = ["How the others differ from what their projects ship:", "", f"- all: {'; '.join(COMMON)}.", *notes]
         return "\n".join([head, "", table, *(["", *left] if notes else [])])

@@ -139,12 +139,19 @@ def compose(name, *overrides):
     return OmegaConf.to_container(cfg, resolve=True)
 
 
-def tiny_config(**settings):
-    """The quickstart with a network of a few thousand weights and nothing that takes time."""
+def train_config(*overrides):
+    """What train.py makes of a command line, without what an experiment set for another option."""
     from omegaconf import OmegaConf
 
     from diffusion.settings import leave_out_foreign
 
+    cfg = OmegaConf.create(compose("train", *overrides))
+    leave_out_foreign(cfg, overrides)
+    return OmegaConf.to_container(cfg)
+
+
+def tiny_config(**settings):
+    """The quickstart with a network of a few thousand weights and nothing that takes time."""
     small = {
         "model.width": 8,
         "model.groups": 4,
@@ -161,10 +168,8 @@ def tiny_config(**settings):
         "device": "cpu",
         "device.precision": "fp32",
     }
-    overrides = [f"{key}={value}" for key, value in {**small, **settings}.items()]
-    cfg = OmegaConf.create(compose("train", *overrides))
-    leave_out_foreign(cfg, overrides)
-    return {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in ("output_dir", "resume")}
+    config = train_config(*(f"{key}={value}" for key, value in {**small, **settings}.items()))
+    return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}
 
 
 def curve(folder, tag="train/loss"):

@@ -31,6 +31,7 @@ from diffusion.image_model import ImageModel
         ({"score.n": -1}, r"score\.n=-1"),
         ({"device.precision": "fp8"}, r"device\.precision=fp8 must be one of"),
         ({"optimizer.lr": "fast"}, r"optimizer\.lr='fast' has the wrong type"),
+        ({"optimizer": "adamw", "optimizer.lr": -1}, r"optimizer: Invalid learning rate"),
         ({"optimizer.lr": -1}, r"optimizer\.lr=-1 must be positive"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, compose
+from conftest import ROOT, compose, train_config
 from omegaconf import OmegaConf
 
 from diffusion import build, settings
@@ -22,9 +22,7 @@ def options(group):
     [(g, o) for g in ("schedule", "objective", "loss", "timesteps", "guidance", "sampler") for o in options(g)],
 )
 def test_every_option_builds(group, option):
-    cfg = OmegaConf.create(compose("train", f"{group}={option}"))
-    settings.leave_out_foreign(cfg, [f"{group}={option}"])
-    config = OmegaConf.to_container(cfg)
+    config = train_config(f"{group}={option}")
     node = build.measured(config[group], IMAGE)
     assert build.build(node, group, {"schedule": build.build(config["schedule"], "schedule")}) is not None
 

@@ -88,12 +88,11 @@ def test_sampling(trained, run, tmp_path):
 
 @pytest.mark.slow
 def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
-    drawn = ("n=30", "sampler.steps=2", "repeats=2", SCORED)
+    drawn = ("n=30", "sampler.steps=2", "guidance.scale=2", "guidance.interval=[]", "repeats=2", SCORED)
     run("evaluate.py", f"checkpoint={trained}", *drawn, "hydra.run.dir=model")
     both = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert both["n"] == 30 and "2 steps" in both["protocol"]["images"] and both["seeds"]["count"] == 2
-    assert both["settings"]["guidance"] == 2.25
-    assert both["settings"]["evaluations"] == 3  # one in the first step, outside the interval; two where it is guided
+    assert both["settings"]["evaluations"] == 4 and both["settings"]["guidance"] == 2  # guided: two for each step
     text = (tmp_path / "model" / "report.md").read_text()
     assert "test images" in text and "±" in text and "sampling seeds" in text
     assert "data:image/png" in (tmp_path / "model" / "report.html").read_text()
@@ -185,7 +184,7 @@ WRONG = [
     ("sample.py", ["checkpoint=text.pt"], "text.pt is no checkpoint of this project"),
     ("sample.py", ["checkpoint=RUN", "n=0"], "n=0"),
     ("sample.py", ["checkpoint=RUN", "n=-5"], "n=-5 must be at least 1"),
-    ("train.py", ["guidance.dropout=0"], "guidance.scale=2.25 must be 1"),
+    ("train.py", ["guidance.dropout=0", "guidance.scale=2"], "guidance.scale=2 must be 1"),
     ("train.py", ["training.epochs=inf"], "training.epochs=inf has the wrong type"),
     ("sample.py", ["checkpoint=RUN", "classes=10"], "classes=10: the labels go from 0 to 9"),
     ("sample.py", ["checkpoint=RUN", "classes=hat"], "classes=hat: there is no such class; choose from T-shirt"),
