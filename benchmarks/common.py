@@ -43,6 +43,7 @@ def run(script: str, *arguments: str, log: Path) -> None:
 
 
 def read(path: Path) -> Any:
+    """The content of a JSON file."""
     return json.loads(path.read_text())
 
 

@@ -41,6 +41,7 @@ def matrix_rate(kind: torch.dtype, device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -49,10 +50,19 @@ def peak_memory(device: torch.device) -> float:
     """MiB: what tensors took at most on a GPU, what this process took at most on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent took before it started this process
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
+    own = highest_memory("self")
+    if own:  # getrusage would count what the parent took before it started this process
+        return own
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def highest_memory(pid: int | str) -> float:
+    """MiB that a process took at most so far; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def name_of(device: torch.device) -> str:

@@ -36,7 +36,6 @@ class Peer(ABC):
     """A project with its untrained network.
 
     Attributes:
-        package: its name, for pip.
         padding: pixels that it gets on every side (28 → 32 is 2).
         network: what it trains; after `finish` with the averaged weights.
         batch_size: images per optimizer step.
@@ -45,7 +44,6 @@ class Peer(ABC):
         progress: share of the run that is over, which the training loop keeps up to date.
     """
 
-    package: str
     padding: int
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -111,7 +109,7 @@ class Diffusers(Peer):
         bf16: as the example's --mixed_precision=bf16; it ships with "no".
     """
 
-    package, padding = "diffusers", 2
+    padding = 2
     rate, steps = 1e-4, 100 * 60_000 // 16
 
     def __init__(
@@ -181,7 +179,7 @@ class Diffusers(Peer):
 class DenoisingDiffusion(Peer):
     """Phil Wang's denoising-diffusion-pytorch: its `Unet` and `GaussianDiffusion`, trained as its `Trainer` does."""
 
-    package, padding = "denoising-diffusion-pytorch", 2
+    padding = 2
 
     def __init__(self, device: torch.device) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
@@ -219,7 +217,7 @@ class SmallDiffusion(Peer):
         batch_size: images per step; 1,024 is the example's.
     """
 
-    package, padding = "smalldiffusion", 0
+    padding = 0
 
     def __init__(self, device: torch.device, batch_size: int = 1024) -> None:
         from accelerate import Accelerator

@@ -1,6 +1,6 @@
 """How cost grows: training with batch size, image size and width, scoring with n. Writes a table and docs/scaling.png.
 
-    python benchmarks/scaling.py                      about six minutes on two cores
+    python benchmarks/scaling.py                      about ten minutes on two cores, for three rounds
     python benchmarks/scaling.py --only width n       some of it
 
 Training is that of `train.py` with one setting changed. Scoring is `evaluate.py samples=…` of n real training images,
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from common import PAGE, ROOT, fill, middle, read, run
-from machine import name_of
+from machine import highest_memory, name_of
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from throughput import measure
@@ -65,15 +65,6 @@ def score_point(n: int, device: str, folder: Path) -> dict[str, Any]:
     if process.returncode:
         raise SystemExit(f"evaluate.py {' '.join(words)} failed (see {folder / 'scaling.log'}).")
     return {"seconds": time.perf_counter() - start, "peak_memory_mib": peak}
-
-
-def highest_memory(pid: int) -> float:
-    """MiB that a process took at most so far; 0 where the system does not say."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def table(found: dict[str, dict[int, list[dict[str, Any]]]], machine: str) -> str:

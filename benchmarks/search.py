@@ -10,12 +10,13 @@ the extra "sweep" (Optuna), and a machine on which nothing else runs.
 
 import argparse
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from common import PAGE, ROOT, fill
+from common import PAGE, ROOT, fill, read
+
+from diffusion.evaluation.report import markdown_table
 
 SPACE = (
     "model.width=choice(24,32,48,64)",
@@ -62,7 +63,7 @@ def confirmed(folder: Path) -> list[str]:
     """A line for each longer run of one of the best."""
     lines = []
     for path in sorted(folder.glob("confirmed/*/*/metrics.json")):
-        metrics = json.loads(path.read_text())
+        metrics = read(path)
         rank, budget = path.parent.name, path.parent.parent.name
         lines.append(f"- number {rank}, {budget}: FID {metrics['fid']:.2f}, accuracy {metrics['accuracy']:.3f}")
     return lines
@@ -100,11 +101,11 @@ def main() -> None:
 
 def table(folder: Path) -> str:
     """All trials, best first."""
-    lines = ["| FID | " + " | ".join(f"`{name}`" for name in NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]
+    rows = []
     for fid, choice in chosen(folder):
         choice["optimizer.lr"] = f"{float(choice['optimizer.lr']):.4f}"
-        lines.append(f"| {fid:.2f} | " + " | ".join(choice[name] for name in NAMES) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"{fid:.2f}", *(choice[name] for name in NAMES)])
+    return markdown_table(["FID", *(f"`{name}`" for name in NAMES)], rows) + "\n"
 
 
 if __name__ == "__main__":

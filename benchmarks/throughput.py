@@ -34,8 +34,8 @@ from diffusion.evaluation.report import markdown_table, write_json
 OURS = {  # what train.py is told
     "quickstart": "",
     "quickstart_fp32": "device.precision=fp32",
-    "unet_tiny": "model=unet_tiny",
-    "unet_tiny_fp32": "model=unet_tiny device.precision=fp32",
+    "best": "experiment=best",
+    "best_fp32": "experiment=best device.precision=fp32",
     "unet_small": "model=unet_small",
     "unet_small_fp32": "model=unet_small device.precision=fp32",
     "dit_small": "model=dit_small",
@@ -60,6 +60,7 @@ class Work:
     inputs: tuple[Any, ...]
     batch_size: int
     bf16: bool
+    deviations: Sequence[str] = ()  # of a peer from what it ships
 
 
 # ------------------------------------------------------------------------------------------ one measurement
@@ -101,7 +102,15 @@ def peer_work(name: str, device: torch.device) -> Work:
         with torch.autocast(device.type, torch.bfloat16, enabled=peer.bf16):
             return peer.network(*whole)
 
-    return Work(lambda: peer.step(next(data)[0]), forward, peer.network, peer.inputs(1), peer.batch_size, peer.bf16)
+    return Work(
+        lambda: peer.step(next(data)[0]),
+        forward,
+        peer.network,
+        peer.inputs(1),
+        peer.batch_size,
+        peer.bf16,
+        peer.deviations,
+    )
 
 
 def measure(words: str | Sequence[str], device: torch.device, seconds: float) -> dict[str, Any]:
@@ -133,6 +142,7 @@ def measure(words: str | Sequence[str], device: torch.device, seconds: float) ->
             "torch": torch.__version__,
             "device": device.type,
             "machine": name_of(device),
+            "deviations": list(work.deviations),
         }
 
 
@@ -184,7 +194,8 @@ def table(found: dict[str, list[dict[str, Any]]], against: str, peak: float | No
         f"{len(max(found.values(), key=len))} (lowest – highest). A product of two {SIDE}×{SIDE} matrices: "
         f"{rates['fp32']} GFLOP/s in fp32, {rates['bf16']} in bf16."
     )
-    return f"{head}\n\n{markdown_table(heads, rows)}"
+    notes = [f"- {name}: {'; '.join(r[0]['deviations'])}." for name, r in found.items() if r[0].get("deviations")]
+    return "\n".join([f"{head}\n\n{markdown_table(heads, rows)}", *([""] if notes else []), *notes])
 
 
 def rounds(names: Sequence[str], number: int, seconds: float, device: str, folder: Path) -> dict[str, list]:

@@ -1,7 +1,7 @@
 """What a training budget buys, here and with other projects' recipes: writes the table of docs/performance.md.
 
 python benchmarks/time_to_quality.py                              a minute of training each, about 15 minutes in all
-python benchmarks/time_to_quality.py --budget 15min --n 1000      about two hours on two cores
+python benchmarks/time_to_quality.py --budget 15min --n 1000      about an hour and a half on two cores
 python benchmarks/time_to_quality.py --budget 15min --n 1000 --only ours diffusers_decay --rounds 3
 python benchmarks/time_to_quality.py --budget 15min --n 1000 --table    only write the table, from what is there
 

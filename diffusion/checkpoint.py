@@ -3,7 +3,8 @@
 A checkpoint is a dictionary of plain containers and tensors:
 
     format, config (resolved), image (size, channels, padding, class names), step, total_steps,
-    network, ema, optimizer, sums (of the running log interval), best (score so far, or None)
+    network, ema, optimizer, timesteps (what they learned), sums (of the running log interval), best (score so far,
+    or None), seconds (of training)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
 

@@ -34,6 +34,7 @@ class Estimator(nn.Module):
 
     schedule: Schedule
     num_classes: int
+    needs_signal = False  # True where x̂_0 has no bound where no image is left, that is for a prediction of the noise
     learns_variance = False  # True where an `Estimate` has a share of the variance
     plus_plus = False  # True where it has another estimate whose noise is kept
 
@@ -67,6 +68,7 @@ class Wrapped(Estimator):
         super().__init__()
         self.denoiser, self.schedule, self.num_classes = denoiser, denoiser.schedule, denoiser.num_classes
         self.learns_variance, self.plus_plus = denoiser.learns_variance, denoiser.plus_plus
+        self.needs_signal = denoiser.needs_signal
 
 
 class Denoiser(Estimator):
@@ -93,6 +95,7 @@ class Denoiser(Estimator):
             )
         self.network, self.schedule, self.objective = network, schedule, objective
         self.learns_variance, self.num_classes = learns_variance, int(network.num_classes)  # type: ignore[arg-type]
+        self.needs_signal = objective.needs_signal
         self.evaluated = 0  # images that the network was evaluated on, for reports
 
     def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:

@@ -48,7 +48,7 @@ class Model:
         guidance: float | Sequence[float] | dict[str, Any] | None = None,
         sampler: Sampler | None = None,
         seed: int = 0,
-        batch_size: int = 100,
+        batch_size: int | None = None,
         progress: bool = False,
     ) -> Tensor:
         """Draw n images; image i depends on (seed, i) and its label alone.
@@ -61,7 +61,7 @@ class Model:
                 settings of `diffusion.guidance.Guided`; None is the run's own.
             sampler: another than the run's own, for example `diffusion.sampler.UniPC(10)`; it has its own steps.
             seed: 0 or more.
-            batch_size: images drawn at once.
+            batch_size: images drawn at once; None leaves it to the device. Halved where the memory is too small.
             progress: show a bar.
 
         Returns:
@@ -70,7 +70,7 @@ class Model:
         if sampler is not None and not isinstance(sampler, Sampler):
             raise UserError(f"sampler={sampler!r} must be a sampler itself, for example diffusion.sampler.UniPC(10).")
         for name, value in (("n", n), ("seed", seed), ("batch_size", batch_size)):
-            if not isinstance(value, int):
+            if not isinstance(value, int) and not (name == "batch_size" and value is None):
                 raise UserError(f"{name}={value!r} must be a whole number.")
         if sampler is not None and steps is not None:
             raise UserError(f"steps={steps} belongs to the run's own sampler: give sampler= its own number of steps.")
@@ -83,7 +83,8 @@ class Model:
         classes = getattr(labels, "tolist", lambda: labels)()  # of a tensor or an array
         chosen = trained.class_numbers(classes, self.image_model, setting="labels")
         numbers = self.image_model.labels(n, chosen)
-        return trained.draw(self.image_model, sampler, n, numbers, seed, batch_size, progress=progress)
+        at_once = self.image_model.device.images_at_once(batch_size)
+        return trained.draw(self.image_model, sampler, n, numbers, seed, at_once, progress=progress)
 
     @torch.no_grad()
     def denoise(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:

@@ -2,14 +2,15 @@
 
     M ← μ M + G,    W ← W − lr · 0.2 √max(rows, columns) · O(G + μ M)
 
-G is the gradient of a weight matrix, and O(A) = U Vᵀ of the singular value decomposition A = U S Vᵀ is the orthogonal
-matrix nearest to A: every direction is learned at the same speed, also one whose gradients are small. The factor gives
+G is the gradient of a weight matrix, G + μ M Nesterov's momentum, and O(A) = U Vᵀ of the singular value decomposition
+A = U S Vᵀ is the orthogonal matrix nearest to A: every direction is learned at the same speed, also one whose gradients are small. The factor gives
 an update the size of Adam's (root mean square 0.2: Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.2), so
 one learning rate serves both. A convolution's kernel counts as the matrix outputs × (inputs · height · width); biases
 and norms, which are no matrices, are left to Adam. Jordan et al. leave it the first and last layers, too; here they are
 matrices like the others.
 
-O is found without a decomposition, by five steps of an odd polynomial that drives all singular values to about 1:
+O is found without a decomposition, by five Newton–Schulz steps: an odd polynomial that drives all singular values to
+about 1.
 
     X ← P(X Xᵀ) X    with    P(G) = a + b G + c G²
 
@@ -34,7 +35,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrices: (K, rows, columns).
-        steps: of the polynomial.
+        steps: Newton–Schulz steps.
 
     Returns:
         (K, rows, columns); under autocast bf16 or fp32.
@@ -53,6 +54,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def _product_of_polynomials(gram: Tensor, steps: int) -> Tensor:
+    """The product of the P(G) of all steps, from G = X Xᵀ (K, rows, rows) alone."""
     product = None
     for step in range(steps):
         polynomial = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
@@ -73,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         momentum: μ.
         betas: of Adam.
         weight_decay: of the matrices; each step shrinks them by lr · weight_decay.
-        steps: of the polynomial.
+        steps: Newton–Schulz steps.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _state(self, parameters: list[Tensor], *names: str) -> list[list[Tensor]]:
+        """The running averages of these names, one list of tensors each; zero at first."""
         for p in parameters:
             for name in names:
                 if name not in self.state[p]:
@@ -122,6 +125,7 @@ class Muon(torch.optim.Optimizer):
         return [[self.state[p][name] for p in parameters] for name in names]
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """A step of the matrices."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         (momenta,) = self._state(parameters, "momentum")
         torch._foreach_mul_(momenta, group["momentum"])
@@ -138,6 +142,7 @@ class Muon(torch.optim.Optimizer):
                 p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
 
     def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """A step of the biases and norms (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980)."""
         first, second = self._state(parameters, "exp_avg", "exp_avg_sq")
         steps = group["step"] = group.get("step", 0) + 1
         beta_1, beta_2 = group["betas"]

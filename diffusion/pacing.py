@@ -17,7 +17,7 @@ def total_steps(images: int, epochs: float | None, steps: int | None, batch_size
     return steps
 
 
-def budget_seconds(budget: str | float) -> float:
+def budget_seconds(budget: str) -> float:
     """A time such as "90s", "4min" or "1.5h" in seconds; `ValueError` for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|h)\s*", str(budget))
     if not found or float(found[1]) == 0:

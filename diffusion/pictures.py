@@ -111,6 +111,10 @@ class Film:
             self.frames.append(self._frame(self.to_images(x_t[: self.most].float().cpu())))
         self.seen += 1
 
+    def restart(self) -> None:
+        """Forget what was collected."""
+        self.frames, self.seen = [], 0
+
     def save(self, path: Path, images: Tensor) -> None:
         """Write an endless GIF that rests on the finished images."""
         frames = [*self.frames, self._frame(images[: self.most])]

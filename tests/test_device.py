@@ -88,7 +88,7 @@ def test_another_c_library_manages_without_mallopt(monkeypatch):
 
 
 class Scarce(Estimator):
-    """A denoiser with memory for so many images."""
+    """A denoiser whose memory runs out in the second evaluation of more than so many images."""
 
     num_classes = 3
 
@@ -98,10 +98,20 @@ class Scarce(Estimator):
 
     def estimate(self, x_t, t, labels=None):
         self.sizes.append(len(x_t))
-        if len(x_t) > self.room:
+        if len(x_t) > self.room and self.sizes.count(len(x_t)) == 2:
             raise self.error
         self.evaluated += len(x_t)
         return Estimate(torch.tanh(x_t) * labels.view(-1, 1, 1, 1))
+
+
+class Seen(list):
+    """An observer that keeps what it sees, and can begin anew."""
+
+    def __call__(self, x_t, x_0):
+        self.append(x_t)
+
+    def restart(self):
+        self.clear()
 
 
 OUT = (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"))
@@ -112,20 +122,17 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay(message):
     def draw(room, batch_size):
         estimator = Scarce(room, message)
         labels = torch.arange(11) % 3
-        films.append([])
+        film = Seen()
         images = draw_images(
-            *(DDIM(3), estimator, (1, 2, 2), labels, 11, 0, batch_size, torch.device("cpu")),
-            observe=lambda x_t, x_0: films[-1].append(x_t),
+            *(DDIM(3), estimator, (1, 2, 2), labels, 11, 0, batch_size, torch.device("cpu")), observe=film
         )
-        assert estimator.evaluated == 33 and len(films[-1]) == 3
+        assert estimator.evaluated == 33 and len(film) == 3 and len({len(x_t) for x_t in film}) == 1
         return images, estimator.sizes
-
-    films = []
 
     expected, _ = draw(100, 11)
     images, sizes = draw(3, 11)
     assert torch.equal(images, expected)
-    assert sizes[:3] == [11, 5, 2] and max(sizes[3:]) <= 3
+    assert sizes[:5] == [11, 11, 5, 5, 2] and max(sizes[4:]) <= 3
     with pytest.raises(RuntimeError):
         draw(0, 4)
 
@@ -203,6 +210,23 @@ def test_a_budget_ends_the_run_on_time_with_a_learning_rate_of_zero(tmp_path, mo
     assert abs(rates[10] / trainer.base_rates[0] - 0.5) < 0.06
 
 
+def test_a_budget_shorter_than_a_step_is_one_step(tmp_path, monkeypatch):
+    trainer, rates = budgeted(tmp_path / "a", Clock(monkeypatch), monkeypatch, **{"training.budget": "0.5s"})
+    assert trainer.step == trainer.total_steps == len(rates) == 1
+
+
+def test_a_budget_that_is_spent_already_is_refused(tmp_path, monkeypatch):
+    from diffusion import checkpoint
+    from diffusion.errors import UserError
+
+    clock, folder = Clock(monkeypatch), tmp_path / "run"
+    budgeted(folder, clock, monkeypatch)
+    state = {**checkpoint.load(folder / "last.pt"), "total_steps": 30}  # as a checkpoint on the way has it
+    settings = {"training.steps": "null", "training.budget": "10s"}
+    with pytest.raises(UserError, match=r"trained for 20 s already, and training\.budget is 10 s: give a larger one"):
+        build.build_trainer(tiny_config(**settings), folder, state)
+
+
 def test_what_comes_before_the_first_step_does_not_count(tmp_path, monkeypatch):
     from diffusion import checkpoint
 
@@ -260,9 +284,11 @@ def test_a_profile_is_a_trace_and_a_table(tmp_path):
     assert "convolution" in (tmp_path / "profile.txt").read_text()
 
 
-def test_a_run_too_short_for_a_profile_says_so(tmp_path, caplog):
-    trainer = build.build_trainer(tiny_config(**{"training.steps": 3, "training.profile": 2}), tmp_path)
+@pytest.mark.parametrize("steps", [3, 6])
+def test_a_run_too_short_for_a_profile_says_so(tmp_path, caplog, steps):
+    trainer = build.build_trainer(tiny_config(**{"training.steps": steps, "training.profile": 2}), tmp_path)
     with caplog.at_level(logging.WARNING, "diffusion"):
         trainer.fit()
     trainer.tracker.close()
-    assert "training.profile=2: a run of 3 steps is too short" in caplog.text and not (tmp_path / "trace.json").exists()
+    assert f"training.profile=2: a run of {steps} steps is too short" in caplog.text
+    assert "The profile of" not in caplog.text and not (tmp_path / "trace.json").exists()

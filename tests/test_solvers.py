@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import Exact, FiniteDenoiser, GaussianDenoiser
 
+from diffusion.denoiser import Denoiser
+from diffusion.objective import Epsilon, V
 from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, UniPC, draw_images
 from diffusion.sampler.grid import GRIDS
 from diffusion.sampler.unipc import weights
@@ -209,3 +211,31 @@ def test_starting_from_images(generator):
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Still(torch.nn.Module):
+    """A network that answers 0.01 everywhere."""
+
+    num_classes = 0
+
+    def forward(self, x, t, labels=None):
+        return torch.full_like(x, 0.01)
+
+
+@pytest.mark.parametrize(("objective", "bounded"), [(Epsilon(), True), (V(), False)])
+def test_an_estimate_is_clamped_of_itself_only_where_noise_is_predicted(objective, bounded):
+    """x̂_0 = (x_t − σ ε̂)/α has no bound where α → 0; that of v-prediction has."""
+    denoiser = Denoiser(Still(), Cosine(), objective)
+    seen = []
+
+    def draw(clip):
+        seen.clear()
+        arguments = (denoiser, (1, 8, 8), None, 16, 0, 16, CPU)
+        return draw_images(UniPC(12, clip=clip), *arguments, observe=lambda x_t, x_0: seen.append(x_0.abs().max()))
+
+    automatic = draw(None)
+    highest = float(max(seen))
+    assert torch.equal(automatic, draw(bounded))
+    assert highest <= 1 if bounded else highest > 1
+    draw(False)
+    assert float(max(seen)) > 1000 if bounded else float(max(seen)) < 10

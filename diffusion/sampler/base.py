@@ -21,6 +21,7 @@ from diffusion.schedule import Level, Schedule, levels_at
 
 log = logging.getLogger("diffusion")
 Observer = Callable[[Tensor, Tensor], None]
+CLIPPING = {True: "", False: ", not clipped", None: ", not clipped but where noise is predicted"}
 
 
 class Noise:
@@ -73,13 +74,14 @@ class Sampler:
     Args:
         steps: steps of the time grid, at least 1; each is one network evaluation (of batched pairs, under guidance)
             unless the sampler says otherwise.
-        clip: clamp x̂_0 to [−1, 1] in every evaluation, where the data lies.
+        clip: clamp x̂_0 to [−1, 1] in every evaluation, where the data lies. None does so only for a network that
+            predicts noise, whose x̂_0 = (x_t − σ_t ε̂)/α_t blows up every error of ε̂ where hardly any image is left.
         grid: where the times lie: "uniform" or "quadratic" in t, "karras" or "log_snr" in the noise level.
     """
 
     carries_noise = False  # True where a step carries on the noise ε̂, which CFG++ replaces
 
-    def __init__(self, steps: int, clip: bool = True, grid: str = "uniform") -> None:
+    def __init__(self, steps: int, clip: bool | None = True, grid: str = "uniform") -> None:
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
         if grid not in GRIDS:
@@ -98,7 +100,7 @@ class Sampler:
     def describe(self) -> str:
         """For reports."""
         grid = "" if self.grid == "uniform" else f", {self.grid} grid"
-        return f"{type(self).__name__}, {self.steps} steps{grid}{'' if self.clip else ', not clipped'}"
+        return f"{type(self).__name__}, {self.steps} steps{grid}{CLIPPING[self.clip]}"
 
     def check(self, denoiser: Estimator) -> None:
         """Raise `ValueError` for a denoiser that cannot be sampled this way; the message starts with a setting."""
@@ -132,7 +134,7 @@ class Sampler:
             images (B, C, H, W), about [−1, 1].
         """
         self.check(denoiser)
-        denoise = Denoise(denoiser, labels, self.clip, observe)
+        denoise = Denoise(denoiser, labels, denoiser.needs_signal if self.clip is None else self.clip, observe)
         times = self.times(denoise.schedule)
         if strength < times[0]:
             shortest = 1e-3 * strength / self.steps  # a time of the grid that is `strength` but for rounding
@@ -198,7 +200,8 @@ def draw_images(
     Args:
         shape: (C, H, W) of one image.
         labels: classes (n,) or None.
-        observe: sees the first batch only.
+        observe: sees the first batch only; `observe.restart()`, where there is such a thing, is called before that
+            batch is begun anew with fewer images.
         progress: show a bar over all network evaluations.
         given: what else they depend on.
 
@@ -217,12 +220,10 @@ def draw_images(
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)
             counted = bar.n
 
-            seen: list[tuple[Tensor, Tensor]] = []
-
-            def watch(x_t: Tensor, x_0: Tensor, first: int = first, seen: list = seen) -> None:
+            def watch(x_t: Tensor, x_0: Tensor, first: int = first) -> None:
                 bar.update(len(x_0))
                 if observe is not None and first == 0:
-                    seen.append((x_t, x_0))  # told when the batch is done: its memory may run out before
+                    observe(x_t, x_0)
 
             noise = Noise(seed, indices, shape, device) if given.noise is None else given.noise(indices)
             wrapped = denoiser if given.wrap is None else given.wrap(denoiser, indices)
@@ -237,11 +238,11 @@ def draw_images(
                 bar.update(counted - bar.n)
                 for module, number in evaluated.items():
                     module.evaluated = number
+                restart = getattr(observe, "restart", None)
+                if restart is not None and first == 0:
+                    restart()
                 log.warning("The memory is too small for %d images at once: trying %d.", len(indices), batch_size)
                 continue
-            if observe is not None:
-                for x_t, x_0 in seen:
-                    observe(x_t, x_0)
             images.append(drawn.float().cpu())
             first = indices.stop
     return torch.cat(images)

@@ -63,11 +63,11 @@ class UniPC(Sampler):
     """UniPC.
 
     Args:
-        steps, clip, grid: as for every sampler.
+        steps, clip, grid: as for every sampler, but that `clip` is None here unless it is said.
         order: estimates that the predictor looks at, 1 to 3; the corrector looks at one more.
     """
 
-    def __init__(self, steps: int = 10, order: int = 2, clip: bool = True, grid: str = "uniform") -> None:
+    def __init__(self, steps: int = 12, order: int = 2, clip: bool | None = None, grid: str = "uniform") -> None:
         super().__init__(steps, clip, grid)
         if not 1 <= order <= 3:
             raise ValueError(f"order={order} must be 1, 2 or 3")
