@@ -3,11 +3,11 @@
     M ← μ M + G,    W ← W − lr · 0.2 √max(rows, columns) · O(G + μ M)
 
 G is the gradient of a weight matrix, G + μ M Nesterov's momentum, and O(A) = U Vᵀ of the singular value decomposition
-A = U S Vᵀ is the orthogonal matrix nearest to A: every direction is learned at the same speed, also one whose gradients are small. The factor gives
-an update the size of Adam's (root mean square 0.2: Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.2), so
-one learning rate serves both. A convolution's kernel counts as the matrix outputs × (inputs · height · width); biases
-and norms, which are no matrices, are left to Adam. Jordan et al. leave it the first and last layers, too; here they are
-matrices like the others.
+A = U S Vᵀ is the orthogonal matrix nearest to A: every direction is learned at the same speed, also one whose gradients
+are small. The factor gives an update the size of Adam's (root mean square 0.2: Liu et al. 2025,
+https://arxiv.org/abs/2502.16982, section 2.2), so one learning rate serves both. A convolution's kernel counts as the
+matrix outputs × (inputs · height · width); biases and norms, which are no matrices, are left to Adam. Jordan et al.
+leave it the first and last layers, too; here they are matrices like the others.
 
 O is found without a decomposition, by five Newton–Schulz steps: an odd polynomial that drives all singular values to
 about 1.
