@@ -173,7 +173,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
             steps=cfg.likelihood_steps,
             evaluations=cfg.likelihood_evaluations,
             seed=cfg.seed,
-            batch_size=min(batch_size, 250),  # in float64, and not halved
+            batch_size=device.at_most(batch_size),
             device=device.torch_device,
             padding=model.image["padding"],
         )

@@ -97,6 +97,10 @@ class Device:
             return batch_size
         return 2000 if self.torch_device.type == "cuda" else 250
 
+    def at_most(self, batch_size: int) -> int:
+        """Images at once for work whose batches are not halved where the memory is too small for them."""
+        return min(batch_size, 250)
+
     def describe(self) -> str:
         """For the log: device, precision, threads."""
         name = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else ""

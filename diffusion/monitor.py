@@ -84,7 +84,7 @@ class Monitor:
         noise = torch.randn(x_0.shape, generator=generator)
         labels = labels if self.model.guidance.conditional else None
         total = 0.0
-        for part in torch.arange(n).split(min(self.batch_size, 250)):
+        for part in torch.arange(n).split(device.at_most(self.batch_size)):
             tensors = (None if value is None else value[part] for value in (x_0, t, noise, labels))
             x, times, eps, y = (None if value is None else value.to(device.torch_device) for value in tensors)
             with device.autocast():

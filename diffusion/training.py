@@ -300,12 +300,12 @@ class Trainer:
         self.sums.values.copy_(state["sums"])
         self.step, self.best, self.saved_step = state["step"], state["best"], state["step"]
         self.spent = float(state.get("seconds", 0.0))
-        if self.budget is not None and self.spent >= self.budget and self.step < state["total_steps"]:
-            raise UserError(
-                f"resume: the run has trained for {self.spent:.0f} s already, and training.budget is "
-                f"{self.budget:.0f} s: give a larger one."
-            )
         if self.budget is not None:
+            if self.spent >= self.budget and self.step < state["total_steps"]:
+                raise UserError(
+                    f"resume: the run has trained for {self.spent:.0f} s already, and training.budget is "
+                    f"{self.budget:.0f} s: give a larger one."
+                )
             self.total_steps = max(state["total_steps"], self.step)
 
     def save(self) -> None:

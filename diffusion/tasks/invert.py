@@ -73,7 +73,7 @@ class Invert(Task):
         denoiser, rows, errors, moments = model.guidance.guide(model.denoiser), [("image", images)], [], []
         for sampler in self.samplers:
             times, found = sampler.times(model.denoiser.schedule), []
-            for part in torch.arange(len(images)).split(min(job.batch_size, 250)):  # not halved
+            for part in torch.arange(len(images)).split(model.device.at_most(job.batch_size)):
                 own = None if labels is None else labels[part].to(device)
                 with model.device.autocast():
                     found.append(invert(denoiser, x_0[part].to(device), own, times).float())
