@@ -22,8 +22,14 @@ def compose(name: str, *overrides: str) -> Any:
         return hydra.compose(name, [*overrides, "output_dir=none"])
 
 
-def run(script: str, *arguments: str, log: Path) -> None:
+def run(script: str, *arguments: str, log: Path, threads: int | None = None) -> None:
     """A script of this repository in a process of its own, whose text goes to the end of a file.
+
+    Args:
+        script: its path in the repository.
+        arguments: of its command line.
+        log: the file.
+        threads: of its CPU; None leaves it PyTorch's choice.
 
     Raises:
         SystemExit: it failed; the message is its last line.
@@ -35,7 +41,12 @@ def run(script: str, *arguments: str, log: Path) -> None:
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+                "TQDM_DISABLE": "1",
+                "PYTHONUNBUFFERED": "1",
+            },
         )
     if done.returncode:
         last = log.read_text().strip().rpartition("\n")[2]

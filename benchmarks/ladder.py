@@ -12,10 +12,6 @@ training that was interrupted goes on, so that the same command continues after 
 # ruff: noqa: E501
 import argparse
 import json
-import os
-import re
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,9 +22,10 @@ from statistics import mean, stdev
 from threading import Lock
 from typing import Any
 
+from common import ROOT, fill, run
+
 from diffusion.evaluation.report import markdown_table
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "ladder.md"
 SEEDS = 3  # of the rungs whose differences are claimed
 
@@ -180,16 +177,7 @@ class Ladder:
 
     def call(self, name: str, script: str, *arguments: str) -> None:
         start, log = time.perf_counter(), self.folder / "logs" / f"{name}.log"
-        with log.open("w") as file:
-            done = subprocess.run(
-                [sys.executable, str(ROOT / script), *arguments],
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-            )
-        if done.returncode:
-            raise RuntimeError(f"{script} {' '.join(arguments)} ended with {done.returncode}: see {log}")
+        run(script, *arguments, log=log, threads=self.threads)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
     def train(self, rung: Rung, seed: int) -> None:
@@ -301,11 +289,8 @@ class Ladder:
             real = some["real"]
             parts.insert(0, f"Real test images, as many: FID {real['fid']:.3f}, IS {real['inception_score']:.2f}, "
                             f"accuracy {real['accuracy']:.3f}.\n")  # fmt: skip
-        marks = rf"(<!-- {self.scale}: made by benchmarks/ladder.py -->\n).*?(<!-- end -->)"
-        page, places = re.subn(marks, lambda m: m[1] + "\n".join(parts) + m[2], PAGE.read_text(), flags=re.DOTALL)
-        if not places:
+        if not fill(PAGE, self.scale, "benchmarks/ladder.py", "\n".join(parts).rstrip()):
             raise SystemExit(f"{PAGE} has no place for the tables of {self.scale}.")
-        PAGE.write_text(page)
 
 
 def text(values: Sequence[float], digits: int) -> str:

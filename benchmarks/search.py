@@ -5,7 +5,7 @@
     python benchmarks/search.py --table             only the table of the study, into docs/performance.md
 
 Each trial is a run of `train.py` with its length given in time, so that a wider network has to pay for itself. Needs
-the extra "sweep" (Optuna), and a machine on which nothing else runs.
+the extra "search" (Optuna), and a machine on which nothing else runs.
 """
 
 import argparse

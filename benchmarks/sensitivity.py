@@ -3,15 +3,14 @@
 python benchmarks/sensitivity.py           about ten minutes on two cores, with the full Fashion-MNIST
 """
 
-import re
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import ROOT, fill
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
@@ -24,7 +23,7 @@ from diffusion.evaluation.reference import Reference, even_order, extract_set
 from diffusion.evaluation.report import markdown_table, value_of
 from diffusion.evaluation.scoring import Scorer
 
-PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
+PAGE = ROOT / "docs" / "evaluation.md"
 COLUMNS = {
     "FID": ("fid", 3),
     "FID∞": ("fid_infinite", 3),
@@ -110,11 +109,8 @@ def main() -> None:
         rows.append([name, *cells, f"{frechet_distance(found.moments, pixels.moments):.3f}"])
         print(f"{' | '.join(rows[-1])}   ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
     table = markdown_table(["images", *COLUMNS, "FID, features=pca"], rows)
-    marks = r"(<!-- made by benchmarks/sensitivity.py -->\n).*?(<!-- end -->)"
-    text, places = re.subn(marks, lambda m: f"{m[1]}{table}\n{m[2]}", PAGE.read_text(), flags=re.DOTALL)
-    if not places:
+    if not fill(PAGE, "sensitivity", "benchmarks/sensitivity.py", table):
         raise SystemExit(f"{PAGE} has no place for the table.")
-    PAGE.write_text(text)
 
 
 if __name__ == "__main__":
