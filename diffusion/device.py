@@ -2,12 +2,15 @@
 
 import ctypes
 import logging
+import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
 from torch import nn
 
+from diffusion import ranks
 from diffusion.errors import brief
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
@@ -46,8 +49,9 @@ class Device:
             raise ValueError(f"precision={precision} must be one of auto, fp32, bf16")
         if isinstance(compile, str) and compile not in MODES:
             raise ValueError(f"compile={compile} must be true, false or one of {', '.join(MODES)}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads={threads} must be at least 1")
+        most = 4 * (os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
+            raise ValueError(f"threads={threads} must be from 1 to {most} on this machine")
         has_mps = torch.backends.mps.is_available()
         if type == "auto":
             type = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -57,6 +61,8 @@ class Device:
             raise ValueError(f"index={index}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
         if type == "mps" and not has_mps:
             raise ValueError("type=mps: PyTorch sees no Apple GPU here; use device=cpu or device=auto")
+        if type == "cuda" and ranks.size() > 1:  # one device for each process
+            index = ranks.gpu(torch.cuda.device_count())
         self.torch_device = torch.device(type, index) if type == "cuda" else torch.device(type)
         fast_bf16 = type == "cuda" or (type == "cpu" and multiplies_bf16())
         self.autocasts = precision == "bf16" or (precision == "auto" and fast_bf16)
@@ -112,6 +118,14 @@ def multiplies_bf16() -> bool:
     """Whether this CPU has instructions for products of bf16 matrices, which are then 3 to 10 times faster."""
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(check is not None and bool(check()) for check in checks)
+
+
+def physical_memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def keep_freed_memory() -> None:

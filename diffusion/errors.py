@@ -8,6 +8,14 @@ class UserError(Exception):
     """
 
 
-def brief(error: BaseException) -> str:
+class NotWritten(UserError):
+    """A file could not be written: the disk is full, the folder is read-only or gone."""
+
+
+class InUse(UserError):
+    """Another run is at work in the folder."""
+
+
+def brief(error: BaseException, length: int = 120) -> str:
     """What an error says, on one short line."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return " ".join(str(error).split())[:length] or type(error).__name__

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffusion import ranks
 from diffusion.data import crop_images, decode, encode, pad_images
 from diffusion.denoiser import Denoiser
 from diffusion.device import Device
@@ -60,10 +61,10 @@ class ImageModel:
         progress: bool = False,
         given: Conditions | None = None,
     ) -> Tensor:
-        """n images as uint8 (n, C, H, W) on the CPU; arguments as in `draw_images`."""
+        """n images as uint8 (n, C, H, W) on the CPU, shared out over the processes; arguments as in `draw_images`."""
         denoiser = self.guidance.guide(self.denoiser)
         networks = [module for module in denoiser.modules() if isinstance(module, Denoiser)]
-        before = sum(module.evaluated for module in networks)
+        before, share = sum(module.evaluated for module in networks), ranks.share(n)
         with self.device.autocast():
             x = draw_images(
                 sampler,
@@ -75,11 +76,12 @@ class ImageModel:
                 batch_size,
                 self.device.torch_device,
                 observe,
-                progress,
+                progress and ranks.first(),
                 given,
+                share,
             )
-        self.evaluations = (sum(module.evaluated for module in networks) - before) / n
-        return self.to_images(x)
+        self.evaluations = (sum(module.evaluated for module in networks) - before) / len(share)
+        return ranks.gather(self.to_images(x), n)
 
     def from_images(self, images: Tensor) -> Tensor:
         """uint8 (n, C, H, W) → network values (n, C, H + 2p, W + 2p)."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from diffusion import ranks
 from diffusion.data import ImageData, Images, encode, pad_images
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import METRICS, value_of, write_report
@@ -67,6 +68,8 @@ class Monitor:
         n = 8 * min(len(self.model.class_names) or 8, 16)
         labels = self.model.labels(n)
         images = self.model.draw(self.sampler, n, labels, self.seed, self.batch_size)
+        if not ranks.first():
+            return
         columns, captions = grid_layout(labels, self.model.class_names, n)
         self.tracker.image("samples/ema", tile(images, columns), step)
         save_picture(self.folder / "grid.png", labelled_grid(images, columns, captions))
@@ -107,7 +110,10 @@ class Monitor:
             f"averaged weights at step {step}; {self.sampler.describe()}; {self.model.guidance.describe()}; "
             f"seed {self.seed}"
         )
-        self.scores = self.scorer.score(images, source)
+        scores = self.scorer.score(images, source)
+        if not ranks.first():
+            return {}
+        self.scores = scores
         self.pictures = illustrate(
             self.folder / "scores", self.scorer, images, self.scores, self.scorer.nearest, self.tracker, step
         )

@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+from diffusion import ranks
+
 
 def progress_bar(total: int, description: str, unit: str, initial: int = 0, disable: bool = False) -> tqdm:
     """A bar that shows rate and time left; it vanishes at its end unless it is the training's.
@@ -19,7 +21,7 @@ def progress_bar(total: int, description: str, unit: str, initial: int = 0, disa
         desc=description,
         unit=f" {unit}",
         unit_scale=True,
-        disable=disable,
+        disable=disable or not ranks.first(),
         leave=description == "training",
         mininterval=0.5 if sys.stderr.isatty() else 30,
     )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from diffusion import ranks
+
 LEVELS = 5  # noise levels t in (0, 0.2], (0.2, 0.4], … whose losses are logged apart
 
 
@@ -28,18 +30,25 @@ class RunningSums:
         self.values.index_add_(0, 3 + LEVELS + level, torch.ones_like(losses))
 
     def add_step(self, norm: Tensor) -> None:
-        """Add the gradient norm of a finished step."""
-        self.values[1] += norm
-        self.values[2] += 1
+        """Add the gradient norm of a finished step, which all processes have alike."""
+        if ranks.first():
+            self.values[1] += norm
+            self.values[2] += 1
 
     def finite(self) -> bool:
-        """Whether every loss and gradient so far was finite."""
+        """Whether every loss and gradient so far was finite, in this process."""
         return bool(self.values[:2].isfinite().all())
+
+    def gathered(self) -> Tensor:
+        """The sums of all processes."""
+        return ranks.total(self.values)
 
     def means(self) -> dict[str, float | None]:
         """The means by TensorBoard tag; starts anew."""
-        loss, norm, count, *levels = self.values.tolist()
+        loss, norm, count, *levels = self.gathered().tolist()
         self.values.zero_()
+        if not count:  # every step was skipped
+            return {}
         means: dict[str, float | None] = {"train/loss": loss / count, "train/grad_norm": norm / count}
         for i, (total, seen) in enumerate(zip(levels[:LEVELS], levels[LEVELS:], strict=True)):
             means[f"noise_level/{i / LEVELS:.1f}-{(i + 1) / LEVELS:.1f}"] = total / seen if seen else None

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion import ranks
 from diffusion.data import ASSETS, ImageFiles, Images
 from diffusion.evaluation.cache import Arrays, cache_key, load_arrays, remembered
 from diffusion.evaluation.features.base import Features
@@ -75,7 +76,9 @@ def block_count(n: int, d: int) -> int:
     return next((blocks for blocks in (8, 4, 2) if n // blocks > d), 1)
 
 
-def extract_set(features: Features, split: Images | ImageFiles, order: Tensor, description: str = "") -> FeatureSet:
+def extract_set(
+    features: Features, split: Images | ImageFiles, order: Tensor, description: str = "", share: bool = False
+) -> FeatureSet:
     """Read, extract and sum up images batch by batch.
 
     Args:
@@ -83,7 +86,10 @@ def extract_set(features: Features, split: Images | ImageFiles, order: Tensor, d
         split: images of the data's size, with labels or without.
         order: indices (n,) into them, in random order.
         description: of a progress bar, or "" for none.
+        share: let each process extract a part; all of them must then call this.
     """
+    if share and ranks.size() > 1:
+        return _extract_together(features, split, order)
     found: FeatureSet | None = None
     with progress_bar(len(order), description, "images", disable=not description) as bar:
         for indices in order.split(BATCH):
@@ -94,6 +100,24 @@ def extract_set(features: Features, split: Images | ImageFiles, order: Tensor, d
             found.add(*(None if x is None else x.cpu().numpy() for x in (values, logits, labels)))  # type: ignore
             bar.update(len(indices))
     assert found is not None
+    return found
+
+
+def _extract_together(features: Features, split: Images | ImageFiles, order: Tensor) -> FeatureSet:
+    """`extract_set` by all processes, summed up in the order in which one process would."""
+    n, mine = len(order), ranks.share(len(order))
+    parts = []
+    for indices in order[mine.start : mine.stop].split(BATCH):
+        images, kinds = split.select(indices)
+        parts.append((*features(images), None if kinds is None else kinds.cpu()))
+    columns = zip(*parts, strict=True)
+    values, logits, labels = (
+        None if column[0] is None else ranks.gather(torch.cat(column), n).numpy() for column in columns
+    )
+    found = FeatureSet(n, values.shape[1], len(features.data.class_names))  # type: ignore[union-attr]
+    for first in range(0, n, BATCH):
+        rows = slice(first, first + BATCH)
+        found.add(*(None if column is None else column[rows] for column in (values, logits, labels)))  # type: ignore
     return found
 
 

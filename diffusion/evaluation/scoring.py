@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion import ranks
 from diffusion.data import ImageFiles, Images
 from diffusion.errors import UserError
 from diffusion.evaluation.cache import cache_key, remembered
@@ -74,13 +75,16 @@ class Scorer:
 
         Returns:
             "n", every score by its name (None where it could not be had), the same of real test images under "real",
-            how they were measured under "protocol", and sentences on what was left out under "notes".
+            how they were measured under "protocol", and sentences on what was left out under "notes". Of several
+            processes only the first has them, the others get {}.
         """
         n = len(images)
         if n < 2:
             raise UserError(f"n={n}: scores need at least 2 images; a useful FID needs more than there are features.")
         order = torch.randperm(n, generator=stream(0, SPLIT, n))
-        found = extract_set(self.features, images, order, "scoring" if progress else "")
+        found = extract_set(self.features, images, order, "scoring" if progress else "", share=True)
+        if not ranks.first():
+            return {}
         scores = {"n": n, **self.measure(found), **self._memory(images, progress)}
         real = self.real(n)
         return {

@@ -82,8 +82,8 @@ class Sampler:
     carries_noise = False  # True where a step carries on the noise ε̂, which CFG++ replaces
 
     def __init__(self, steps: int, clip: bool | None = True, grid: str = "uniform") -> None:
-        if steps < 1:
-            raise ValueError(f"steps={steps} must be at least 1")
+        if not 1 <= steps <= 100_000:
+            raise ValueError(f"steps={steps} must be from 1 to 100,000")
         if grid not in GRIDS:
             raise ValueError(f"grid={grid} must be one of {', '.join(GRIDS)}")
         self.steps, self.clip, self.grid = steps, clip, grid
@@ -193,6 +193,7 @@ def draw_images(
     observe: Observer | None = None,
     progress: bool = False,
     given: Conditions | None = None,
+    share: range | None = None,
 ) -> Tensor:
     """n images, batch by batch; image i depends on (seed, i) and not on the batch size, which is halved as often as the
     memory is too small for it.
@@ -204,19 +205,23 @@ def draw_images(
             batch is begun anew with fewer images.
         progress: show a bar over all network evaluations.
         given: what else they depend on.
+        share: which of the n images to draw; None is all.
 
     Returns:
-        float32 (n, C, H, W) on the CPU.
+        float32 (n, C, H, W) on the CPU, or those of the share.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n={n} and batch_size={batch_size} must be at least 1")
-    images, given = [], given or Conditions()
+    images, given, share = [], given or Conditions(), range(n) if share is None else share
     with progress_bar(
-        round(n * sampler.evaluations * given.passes * given.strength), "sampling", "evaluations", disable=not progress
+        round(len(share) * sampler.evaluations * given.passes * given.strength),
+        "sampling",
+        "evaluations",
+        disable=not progress,
     ) as bar:
-        first = 0
-        while first < n:
-            indices = range(first, min(first + batch_size, n))
+        first = share.start
+        while first < share.stop:
+            indices = range(first, min(first + batch_size, share.stop))
             batch_labels = None if labels is None else labels[first : indices.stop].to(device)
             counted = bar.n
 

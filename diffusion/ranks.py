@@ -1,0 +1,160 @@
+"""Several processes that train, draw or score as one, started by torchrun.
+
+Process 0 writes the files and the log. Whatever is decided, it decides for all; what is random depends on the seed and
+on the number of the step or image, never on the process. With one process, which is the usual case, nothing here does
+anything.
+"""
+
+import datetime
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from diffusion.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+QUIET = "hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=none hydra/hydra_logging=none".split()
+PATIENCE = datetime.timedelta(hours=2)  # for process 0, while it scores
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def size() -> int:
+    """How many processes there are. Batch systems set WORLD_SIZE alone, which means nothing here."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def first() -> bool:
+    """Whether this is process 0, which writes."""
+    return rank() == 0
+
+
+def arrange_arguments(arguments: list[str]) -> list[str]:
+    """The command line as this process takes it: those above 0 make no folder and no log file of their own."""
+    if size() > 1 and any(re.match(r"-m$|--mu|hydra\.mode=MULTIRUN", argument) for argument in arguments):
+        raise UserError(
+            "A sweep (-m) cannot be started by torchrun, which makes several processes of one run: leave out torchrun "
+            "(launch=joblib and the others let jobs run side by side), or leave out -m."
+        )
+    return arguments if first() else [*arguments, *QUIET]
+
+
+def join() -> None:
+    """Meet the other processes, once."""
+    if size() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Part from the other processes, at the very end."""
+    distributed = sys.modules.get("torch.distributed")
+    if size() > 1 and distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def shared(value: T) -> T:
+    """What process 0 has, in all processes."""
+    if size() == 1:
+        return value
+    from torch import distributed
+
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def by_first(make: Callable[[], T]) -> T:
+    """What `make` returns, after process 0 has made it alone: it downloads and caches for the others."""
+    if size() == 1:
+        return make()
+    made = make() if first() else None
+    largest(0)  # which takes part when it has made it, too
+    return made if first() else make()  # type: ignore[return-value]
+
+
+def largest(*values: int) -> list[int]:
+    """The largest of each number over all processes."""
+    if size() == 1:
+        return list(values)
+    import torch
+    from torch import distributed
+
+    tensor = torch.tensor(values)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def total(tensor: "Tensor") -> "Tensor":
+    """The sum of a tensor over all processes; a new tensor."""
+    tensor = tensor.clone()
+    if size() > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def share(n: int) -> range:
+    """Which of n things are this process's; all of them where there are fewer than processes."""
+    if n < size():
+        return range(n)
+    return range(rank() * n // size(), (rank() + 1) * n // size())
+
+
+def gather(part: "Tensor", n: int) -> "Tensor":
+    """The tensors of all processes' shares of n things, one after the other, in every process."""
+    if size() == 1 or n < size():
+        return part
+    import torch
+    from torch import distributed
+
+    longest = -(-n // size())
+    padded = part.new_zeros((longest, *part.shape[1:]))
+    padded[: len(part)] = part
+    found = [torch.empty_like(padded) for _ in range(size())]
+    distributed.all_gather(found, padded)
+    bounds = [k * n // size() for k in range(size() + 1)]
+    return torch.cat([each[: stop - start] for each, start, stop in zip(found, bounds, bounds[1:], strict=False)])
+
+
+def gpu(count: int) -> int:
+    """Which of so many GPUs of a machine is this process's; `ValueError` where there are fewer than processes."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if here > count:
+        raise ValueError(f"type=cuda: {here} processes need as many GPUs, and this machine has {count}")
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def check_batch(batch_size: int, accumulate: int) -> None:
+    """Raise `ValueError` when a batch cannot be shared out evenly."""
+    if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * size()):
+        processes = f" times the {size()} processes" if size() > 1 else ""
+        raise ValueError(f"accumulate={accumulate}{processes} must be at least 1 and divide batch_size={batch_size}")
+
+
+def let_first_speak() -> None:
+    """Wait a little before an error is told: where the first process fails alike, torchrun ends this one meanwhile."""
+    if not first():
+        time.sleep(3)
+
+
+def describe() -> Sequence[str]:
+    """For the log."""
+    return [f"{size()} processes share every batch."] if size() > 1 else []
