@@ -7,13 +7,16 @@ A checkpoint is a dictionary of plain containers and tensors:
     or None), seconds (of training)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
+The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later.
 
 A model can also be one safetensors file: the averaged weights, with config, image and step as JSON in its metadata.
 """
 
 import json
+import logging
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusion.errors import UserError, brief
+from diffusion.errors import NotWritten, UserError, brief
 from diffusion.files import replacing
+from diffusion.untrusted import Damaged, check_settings, check_sums, read_json, read_torch
 
+log = logging.getLogger("diffusion")
 FORMAT = 1
+LAST, PREVIOUS = "last.pt", "previous.pt"
 CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
 IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
 MODEL_KEYS = ("config", "image", "step", "total_steps")
@@ -32,7 +38,7 @@ KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "o
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; a failure (full disk, …) leaves the previous file and raises `UserError`."""
+    """Write a checkpoint atomically; a failure (full disk, …) leaves the previous file and raises `NotWritten`."""
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
@@ -41,20 +47,43 @@ def save(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError, and not in so many words
         free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
         before = "the previous one is untouched" if path.exists() else "there is none before it"
-        raise UserError(
+        if path.name == LAST and path.exists():
+            before += f": make room, and go on with resume={path.parent}"
+        raise NotWritten(
             f"The checkpoint {path} could not be written, with {free:.0f} MiB free on that disk "
             f"({brief(error)}); {before}."
         ) from error
 
 
+def keep_previous(folder: Path) -> None:
+    """Before a new last.pt: keep the present one as previous.pt, unless it is damaged and previous.pt may be whole."""
+    last = folder / LAST
+    if not last.exists():
+        return
+    try:
+        check_sums(last)
+        with replacing(folder / PREVIOUS) as temporary:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(last, temporary)  # no copy: the new last.pt is a file of its own
+            except OSError:  # a file system without links
+                shutil.copyfile(last, temporary)
+    except (OSError, Damaged) as error:
+        log.warning("%s is not kept as %s: %s.", last, PREVIOUS, brief(error))
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code from it; `UserError` when it is none."""
     try:
-        state = read_model(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        state = read_model(path) if path.suffix == ".safetensors" else read_torch(path)
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}: give a run folder, a checkpoint file, or 'latest'.") from error
-    except Exception as error:  # torch raises many kinds for files that are cut short or something else
-        raise UserError(f"{path} is no checkpoint of this project, or it is cut short ({brief(error)}).") from error
+    except Damaged as error:
+        raise UserError(
+            f"{path} is no checkpoint of this project, or it is cut short or damaged: {error}{before(path)}."
+        ) from error
+    except Exception as error:  # torch raises many kinds for files that are something else
+        raise UserError(f"{path} is no checkpoint of this project ({brief(error)}).") from error
     if not isinstance(state, dict) or not state.keys() >= KEYS:
         raise UserError(f"{path} is a PyTorch file, but no checkpoint of this project: give one that train.py wrote.")
     nested = ((state["config"], CONFIG_KEYS), (state["image"], IMAGE_KEYS))
@@ -63,7 +92,57 @@ def load(path: Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
     state["config"].setdefault("loss", {"_target_": "diffusion.loss.Target"})  # of runs before there was a choice
+    try:
+        check_settings(state["config"])
+        check_image(state["image"])
+        check_parts(state)
+    except ValueError as error:
+        raise UserError(f"{path} is refused: {error}.") from error
     return state
+
+
+def check_image(image: dict[str, Any]) -> None:
+    """Raise `ValueError` unless this describes images that one could have trained on."""
+    names, deviation = image["class_names"], image.get("sigma_data", 0.5)
+    for name, least, most in (("size", 4, 1024), ("channels", 1, 16), ("padding", 0, 64)):
+        if not isinstance(image[name], int) or not least <= image[name] <= most:
+            raise ValueError(f"its images have the {name} {image[name]}, which is not from {least} to {most}")
+    if not isinstance(names, list) or len(names) > 100_000 or not all(isinstance(name, str) for name in names):
+        raise ValueError("its class names are no list of at most 100,000 texts")
+    for name in names:  # which become names of folders
+        if not 0 < len(name) <= 200 or name in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in name):
+            raise ValueError(f"it has a class of the name {name[:50]!r}, which no folder can have")
+    if not isinstance(deviation, float) or not 0 <= deviation <= 1:
+        raise ValueError(f"its images have the root mean square {deviation}, which is not from 0 to 1")
+
+
+def check_parts(state: dict[str, Any]) -> None:
+    """Raise `ValueError` unless the parts of a checkpoint that drawing needs are of the kind that they should be."""
+    average = state["ema"].get("network") if isinstance(state["ema"], dict) else None
+    for name, weights in (("network", state["network"]), ("ema.network", average)):
+        if not isinstance(weights, dict) or not all(
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()
+        ):
+            raise ValueError(f"its {name} holds no weights")
+    for name in ("step", "total_steps"):
+        if not isinstance(state[name], int) or not 0 <= state[name] < 2**62:
+            raise ValueError(f"its {name} is no number of steps")
+    for name in CONFIG_KEYS | {"loss"}:
+        node = state["config"][name]
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            raise ValueError(f"its config chooses no {name}")
+
+
+def before(path: Path) -> str:
+    """The way out of a damaged last.pt: the checkpoint before it, where it is whole."""
+    previous = path.with_name(PREVIOUS)
+    if path.name != LAST or not previous.exists():
+        return ""
+    try:
+        check_sums(previous)
+    except Damaged:
+        return f" ({previous} is damaged, too)"
+    return f"; the one before it is whole: give {previous} instead"
 
 
 def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
@@ -77,8 +156,9 @@ def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tenso
     if path.suffix != ".safetensors":
         raise UserError(f"{path} cannot hold the model: give a name that ends in .safetensors.")
     kept = {name: state[name] for name in MODEL_KEYS}
-    metadata = {"format": "pt", "simple_diffusion": json.dumps({"format": FORMAT, **kept})}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    text = json.dumps({"format": FORMAT, **kept})
+    metadata = {"format": "pt", "simple_diffusion": text, "crc32": str(check_sum(text, tensors))}
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -86,13 +166,25 @@ def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tenso
         raise UserError(f"The model {path} could not be written ({brief(error)}).") from error
 
 
+def check_sum(text: str, weights: dict[str, torch.Tensor]) -> int:
+    """CRC-32 of a text and of weights, in the order of their names; safetensors has no checksum of its own."""
+    found = zlib.crc32(text.encode())
+    for name, tensor in sorted(weights.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, found)
+    return found
+
+
 def read_model(path: Path) -> dict[str, Any]:
     """What `save_model` wrote, as a checkpoint that can be sampled but not resumed."""
     if not path.exists():
         raise FileNotFoundError(path)
     with safe_open(path, "pt") as file:
-        state = json.loads(file.metadata()["simple_diffusion"])
+        metadata = file.metadata()
+        state = read_json(metadata["simple_diffusion"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "crc32" in metadata and metadata["crc32"] != str(check_sum(metadata["simple_diffusion"], weights)):
+        raise Damaged("it does not match its checksum")
     return {**dict.fromkeys(KEYS), **state, "network": weights, "ema": {"network": weights}}
 
 
@@ -104,11 +196,11 @@ def find(where: str, outputs: str = "outputs", setting: str = "checkpoint") -> P
         if not found:
             raise UserError(f"{setting}=latest: there is no run under {outputs}/ yet; train one with train.py.")
         return found[-1]
-    path = Path(where)
-    if path.is_dir():
+    path, where = Path(where), where if len(where) < 200 else f"{where[:200]}…"
+    if os.path.isdir(path):  # unlike the method of `Path`, this has no error for names that are too long
         if not (path / "last.pt").exists():
             raise UserError(f"{setting}={where}: that folder holds no last.pt; {way_out}.")
         return path / "last.pt"
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{setting}={where}: there is no such file or folder; {way_out}.")
     return path

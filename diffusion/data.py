@@ -6,6 +6,7 @@ that is larger than `memory_limit` is decoded from its files instead.
 """
 
 import hashlib
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn.functional import pad
 
 from diffusion.errors import UserError, brief
 from diffusion.randomness import DATA_ORDER, stream
+from diffusion.untrusted import open_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ASSETS = Path(__file__).parent / "assets"
@@ -112,6 +114,8 @@ class ImageData:
                 raise UserError(
                     f"data={name} has labels outside 0 … {len(class_names) - 1}, the numbers of its classes."
                 )
+        if not len(train) or not len(test):
+            raise UserError(f"data={name} holds {len(train)} + {len(test)} images: at least one of each is needed.")
         first, _ = train.select(torch.zeros(1, dtype=torch.long))
         self.channels, self.image_size = first.shape[1], first.shape[-1]
 
@@ -151,12 +155,19 @@ class ImageData:
 
 
 def batches(
-    split: Images | ImageFiles, batch_size: int, seed: int, first_step: int, device: torch.device, workers: int = 2
+    split: Images | ImageFiles,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    device: torch.device,
+    workers: int = 2,
+    part: slice = slice(None),
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The endless stream of training batches, from step `first_step` on.
 
     Position p of the stream is image `permutation(seed, epoch)[p mod N]` with epoch = p div N, so the order depends
-    on the seed and the step alone and a batch may reach over the end of an epoch.
+    on the seed and the step alone and a batch may reach over the end of an epoch. With `part` only that part of each
+    batch is read: the others' are read by other processes.
 
     Returns:
         an iterator of (uint8 (B, C, H, W), labels (B,) or None) on `device`.
@@ -164,14 +175,16 @@ def batches(
     if isinstance(split, Images):
         resident = split.resident(device)
         for indices in _index_batches(len(split), batch_size, seed, first_step, resident.images.device):
-            images, labels = resident.select(indices)
+            images, labels = resident.select(indices[part])
             yield images.to(device), None if labels is None else labels.to(device)
     order = _index_batches(len(split), batch_size, seed, first_step, torch.device("cpu"))
     loader = torch.utils.data.DataLoader(
         split,  # type: ignore[arg-type]
-        batch_sampler=(indices.tolist() for indices in order),
+        batch_sampler=(indices[part].tolist() for indices in order),
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        # Inside a job of joblib, Python's own way to start processes is another one.
+        multiprocessing_context="fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
         worker_init_fn=_leave_signals_to_the_parent,
     )
     try:
@@ -230,7 +243,7 @@ def read_image(path: Path, size: int | None, channels: int) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             image: Image.Image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip instead of scale
                 image = Image.fromarray((np.array(image) / 257).round().clip(0, 255).astype(np.uint8))

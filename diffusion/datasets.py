@@ -1,6 +1,7 @@
 """The data sets, one function each; a new one needs a function here and a file of two lines in conf/data/."""
 
 import gzip
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from diffusion.data import ASSETS, ImageData, ImageFiles, Images, find_images
 from diffusion.errors import UserError, brief
 from diffusion.randomness import SPLIT, stream
+from diffusion.untrusted import MEMORY_LIMIT
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -180,16 +182,23 @@ def _idx_data(option: str, name: str, root: Path, system: list[Path]) -> tuple[I
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """A gzipped IDX file of bytes → uint8 tensor with so many dimensions; `UserError` when it is damaged."""
     way_out = "fetch it again, or move it away so that the next place is looked at"
+    header = 4 + 4 * dimensions
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            head = file.read(header)
+            if len(head) < header or head[:4] != bytes([0, 0, 8, dimensions]):
+                raise UserError(f"The data file {path} is not an IDX file with {dimensions} dimensions: {way_out}.")
+            shape = np.frombuffer(head, ">u4", dimensions, offset=4).tolist()
+            size = math.prod(shape)
+            if size > MEMORY_LIMIT:
+                raise UserError(f"The data file {path} announces {shape} bytes, more than fit in memory: {way_out}.")
+            content = file.read(size + 1)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"The data file {path} is missing beside its companions: {way_out}.") from error
     except Exception as error:  # zlib.error derives from Exception alone
         raise UserError(f"The data file {path} is damaged ({brief(error)}): {way_out}.") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise UserError(f"The data file {path} is not an IDX file with {dimensions} dimensions: {way_out}.")
-    shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(np.int64)
-    if len(content) != header + int(np.prod(shape)):
-        raise UserError(f"The data file {path} announces {shape.tolist()} bytes but is cut short: {way_out}.")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape.tolist()).copy())
+    if len(content) != size:
+        raise UserError(f"The data file {path} announces {shape} bytes but holds more or fewer: {way_out}.")
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8).reshape(shape))

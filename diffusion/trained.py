@@ -30,6 +30,8 @@ def trained_weights(state: Config, averaged: bool = True, ema_width: float | Non
         return post_hoc(state["ema"], ema_width)
     except ValueError as error:
         raise UserError(f"ema_{error}.") from error
+    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"ema_width={ema_width}: the averages of that checkpoint are not whole.") from error
 
 
 def load_image_model(
@@ -43,8 +45,9 @@ def load_image_model(
         averaged: take the averaged (EMA) weights.
         ema_width: of the average, where the run tracked several (ema=power); None is the run's own.
     """
-    network = build_network(state["config"], state["image"], seed=0)
-    load_weights(network, trained_weights(state, averaged, ema_width))
+    weights = trained_weights(state, averaged, ema_width)
+    network = build_network(state["config"], state["image"], 0, weights)
+    load_weights(network, weights)
     network = device.place(network).eval().requires_grad_(False)
     denoiser = build_denoiser(state["config"], network, state["image"])
     return ImageModel(denoiser, build(state["config"]["guidance"], "guidance"), device, state["image"])
@@ -98,7 +101,7 @@ def class_numbers(classes: Any, model: ImageModel, setting: str = "classes") -> 
         elif str(item).lower() in folded:
             numbers.append(folded.index(str(item).lower()))
         else:
-            raise UserError(f"{setting}={item}: there is no such class; choose from {', '.join(names)}.")
+            raise UserError(f"{setting}={item}: there is no such class; choose from {', '.join(names[:50])}.")
     if not numbers:
         raise UserError(f"{setting}=[] names no class: leave it out for an even mix.")
     return numbers

@@ -22,6 +22,7 @@ from diffusion.data import ImageData, batches, encode
 from diffusion.errors import UserError
 from diffusion.files import replacing
 from diffusion.randomness import NETWORK, SPLIT, stream
+from diffusion.untrusted import read_json
 
 
 class Classifier(nn.Module):
@@ -179,7 +180,7 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[
     """Read what `save_classifier` wrote; `UserError` when the file is missing or is something else."""
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads(file.metadata()["record"])
+            record = read_json(file.metadata()["record"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and nobody else's draws may shift
             classifier = Classifier(record["channels"], len(record["class_names"]))

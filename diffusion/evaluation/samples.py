@@ -1,6 +1,7 @@
 """Images that somebody generated, from an .npz file or a folder, as a split to be scored."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from diffusion.data import ImageData, ImageFiles, Images, find_images
 from diffusion.errors import UserError, brief
+from diffusion.untrusted import open_image, read_arrays
 
 log = logging.getLogger("diffusion")
 
@@ -23,16 +25,16 @@ def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | 
         key: the setting, for messages.
     """
     path = Path(where)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(path, data, key)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{key}={where}: no such file or folder; give an .npz or a folder of images.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            pixels = file["arr_0"]
-            numbers = file["arr_1"] if "arr_1" in file.files else None
-    except Exception as error:  # NumPy raises many kinds: no archive, no arr_0, pickled objects
-        raise UserError(f"{key}={where} is no .npz with an array arr_0 of uint8 images (N, H, W, C).") from error
+        arrays = read_arrays(path, ("arr_0", "arr_1"))
+        pixels, numbers = arrays["arr_0"], arrays.get("arr_1")
+    except (ValueError, OSError, KeyError) as error:
+        why = "it has none" if isinstance(error, KeyError) else brief(error)
+        raise UserError(f"{key}={where} is no .npz with an array arr_0 of uint8 images (N, H, W, C): {why}.") from error
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.dtype != np.uint8 or pixels.ndim != 4:
@@ -49,12 +51,11 @@ def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | 
 
 
 def _folder(path: Path, data: ImageData, key: str) -> ImageFiles:
-    from PIL import Image
 
     paths = find_images(path)
     for file in paths:
         try:
-            with Image.open(file) as image:  # reads the head alone
+            with open_image(file) as image:  # reads the head alone
                 size = (image.height, image.width)
         except Exception as error:  # Pillow raises many kinds for a damaged file
             raise UserError(f"The image {file} cannot be read ({brief(error)}): mend or remove it.") from error

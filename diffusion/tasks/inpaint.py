@@ -11,13 +11,12 @@ which keeps the distribution of x_t where it is right and pulls it towards that 
 """
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from diffusion.denoiser import Estimate, Estimator, Wrapped
@@ -26,6 +25,7 @@ from diffusion.randomness import SAMPLING, stream
 from diffusion.sampler import DDIM, Conditions
 from diffusion.schedule import Level
 from diffusion.tasks.base import Job, Result, Task, table_of
+from diffusion.untrusted import open_image
 
 HALVES: dict[str, Callable[[int], tuple[slice, slice]]] = {  # what is painted anew of size × size pixels
     "top": lambda size: (slice(0, size // 2), slice(None)),
@@ -121,14 +121,18 @@ def read_mask(mask: str, size: int) -> Tensor:
     if mask in HALVES:
         unknown[(..., *HALVES[mask](size))] = 1
         return unknown
-    if not Path(mask).is_file():
+    if not os.path.isfile(mask):
         raise UserError(f"task.mask={mask} is no image file; give one, or choose from {', '.join(HALVES)}.")
     try:
-        with Image.open(mask) as image:
+        with open_image(mask) as image:
+            if image.size != (size, size):  # known before a pixel is unpacked
+                raise UserError(
+                    f"task.mask={mask} has {image.height}×{image.width} pixels; it must have {size}×{size}."
+                )
             pixels = torch.from_numpy(np.array(image.convert("L")))
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise UserError(f"task.mask={mask} cannot be read as an image.") from error
-    if tuple(pixels.shape) != (size, size):
-        raise UserError(f"task.mask={mask} has {pixels.shape[0]}×{pixels.shape[1]} pixels; it must have {size}×{size}.")
     unknown[0, 0] = (pixels > 127).float()
     return unknown

@@ -1,5 +1,6 @@
 """The one interface of all extractors: uint8 images → features, and perhaps logits."""
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from diffusion.data import ImageData
 from diffusion.device import exact_float32
 from diffusion.errors import UserError, brief
+from diffusion.untrusted import read_old_torch, read_torch
 
 
 class Features:
@@ -64,7 +66,7 @@ def read_state(path: str) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = (read_torch if zipfile.is_zipfile(path) else read_old_torch)(Path(path))
     except FileNotFoundError as error:
         raise UserError(f"features.weights={path} does not exist.") from error
     except Exception as error:  # pickle, zip and safetensors errors alike
