@@ -7,6 +7,7 @@ the object, and puts the name of the setting in front of whatever the constructo
 
 import inspect
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from diffusion.errors import UserError
+from diffusion import checkpoint, ranks
+from diffusion.device import physical_memory
+from diffusion.errors import UserError, brief
 from diffusion.settings import (
     Config,
     allowed_target,
@@ -29,7 +32,7 @@ from diffusion.settings import (
 log = logging.getLogger("diffusion")
 # What a resumed run may change: its length, what it logs, and where it computes.
 RESUMABLE = (
-    *(f"training.{name}" for name in ("images", "epochs", "steps", "budget", "accumulate", "workers", "profile")),
+    *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
     *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
 )
@@ -62,15 +65,27 @@ def build(node: Config | DictConfig, key: str, offer: Config | None = None, **li
     check_arguments(target, settings, key, live.keys())
     try:
         return target(**settings, **live)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MemoryError, OverflowError) as error:
         raise UserError(in_context(key, settings, error)) from error
 
 
 # ----------------------------------------------------------------------------------------- the whole model
 
 
-def build_network(config: Config, image: Config, seed: int) -> nn.Module:
-    """The untrained network of a run, on the CPU; its weights depend on the seed alone."""
+def build_network(
+    config: Config, image: Config, seed: int, weights: dict[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """The untrained network of a run, on the CPU; its weights depend on the seed alone.
+
+    Args:
+        config: of the run.
+        image: what the network sees.
+        seed: of the weights.
+        weights: that will be loaded into it.
+
+    Raises:
+        UserError: a setting or the weights do not fit, or the network does not fit in memory.
+    """
     from diffusion.randomness import NETWORK, stream
 
     guidance = build(config["guidance"], "guidance")
@@ -84,9 +99,28 @@ def build_network(config: Config, image: Config, seed: int) -> nn.Module:
     size = image["size"] + 2 * image["padding"]
     heads = 2 if build_loss(config, image).learns_variance else 1
     shape = {"channels": image["channels"], "image_size": size, "num_classes": classes}
+
+    def make() -> nn.Module:
+        return build(config["model"], "model", **shape, out_channels=heads * image["channels"])
+
+    try:
+        with torch.device("meta"):  # shapes without memory: a config can ask for any size
+            skeleton = make()
+    except RuntimeError as error:  # PyTorch's, for sizes beyond all bounds
+        raise UserError(f"model: PyTorch cannot make such a network ({brief(error)}).") from error
+    shapes = {name: value.shape for name, value in skeleton.state_dict().items()}
+    tables = sum(value.nbytes for value in skeleton.buffers())  # of positions, for example
+    if weights is not None and shapes != {name: value.shape for name, value in weights.items()}:
+        raise UserError("The checkpoint's weights do not belong to the model that its config describes.")
+    count = sum(value.numel() for value in shapes.values())
+    if 4 * count + tables > physical_memory() or tables > 2**30:
+        raise UserError(
+            f"model: {count / 1e9:,.1f} billion weights and {tables / 2**30:,.0f} GiB of tables are more than fit in "
+            "memory: give a smaller model.width, fewer levels and blocks, or a larger patch."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, NETWORK).initial_seed())
-        return build(config["model"], "model", **shape, out_channels=heads * image["channels"])
+        return make()
 
 
 def build_loss(config: Config, image: Config) -> Any:
@@ -136,7 +170,7 @@ def plain(cfg: DictConfig) -> Config:
     """The resolved config as it goes into a checkpoint: plain containers, nothing of this machine or this start."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume")}
+    return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
 
 
 def trained_with(config: Config) -> Config:
@@ -160,7 +194,11 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
     Raises:
         UserError: an override would change something that the run was trained with.
     """
-    config, new = OmegaConf.create(saved), plain(cfg)
+    new = plain(cfg)
+    missing = sorted(name for name in new if name != "checkpoint" and not isinstance(saved.get(name), type(new[name])))
+    if missing:
+        raise UserError(f"resume: the config of that checkpoint holds no {missing[0]}: give one that train.py wrote.")
+    config = OmegaConf.create(saved)
     choose_length(config, overrides)
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
     for override in overrides:
@@ -182,6 +220,8 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
                 f"resume: '{override}' would change what this run is trained with ({key} is {shown}); only the length, "
                 "the logging and the device may change. Start a new run for it."
             )
+    if "data" not in given and "data.root" not in given:
+        check_root(saved["data"])
     name = OmegaConf.select(config, "features.network._target_")
     if name is not None and "features.network._target_" not in given:
         raise UserError(
@@ -193,11 +233,45 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
     return {str(k): v for k, v in result.items()}
 
 
+def same_run(folder: Path, saved: Config, new: Config) -> None:
+    """Raise `UserError` unless the run in `folder`, of the config `saved`, is the one that `new` asks for."""
+    new = {**new, "checkpoint": new.get("checkpoint") or saved.get("checkpoint")}
+    mine, asked = ({"seed": c["seed"], "checkpoint": c.get("checkpoint"), **trained_with(c)} for c in (saved, new))
+    for name, value in asked.items():
+        if mine.get(name) != value:
+            raise UserError(
+                f"{folder} holds a run already, with another {name} than this command asks for: choose another folder, "
+                f"or go on with that run by resume={folder}."
+            )
+
+
+def check_root(node: Config) -> None:
+    """Raise `UserError` where the data of a checkpoint's config would make a folder outside the one we are in."""
+    root = node.get("root")
+    if isinstance(root, str) and not os.path.isdir(root) and (os.path.isabs(root) or ".." in Path(root).parts):
+        raise UserError(
+            f"data.root={root[:200]}, which the checkpoint names, is no folder here: put its data there, or give data= "
+            "(evaluate.py) or data.root= (train.py resume=…)."
+        )
+
+
+def data_of(saved: Config) -> Any:
+    """The images of a checkpoint's config."""
+    check_root(saved["data"])
+    return build_data(saved["data"])
+
+
+def build_data(node: Config | DictConfig) -> Any:
+    """The images of a config; several processes download them once."""
+    return ranks.by_first(lambda: build(node, "data"))
+
+
 def build_scorer(features: Config | DictConfig, data: Any, device: Any) -> Any:
     """What scores images against `data`, by the extractor of the config group `features`."""
     from diffusion.evaluation.scoring import Scorer
 
-    return Scorer(build(features, "features", data=data, device=device.torch_device))
+    # The first process caches for the others what is computed once.
+    return ranks.by_first(lambda: Scorer(build(features, "features", data=data, device=device.torch_device)))
 
 
 def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
@@ -225,6 +299,16 @@ def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     return {**config, **taken}
 
 
+def same_heads(config: Config, saved: Config, image: Config) -> None:
+    """Raise `UserError` when only one of a run and the run it starts from learns the variance."""
+    had, has = (build_loss(each, image).learns_variance for each in (saved, config))
+    if had != has:
+        raise UserError(
+            f"checkpoint={config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, whose "
+            f"network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
+        )
+
+
 def build_trainer(config: Config, folder: Path, resume: Config | None = None, start: Config | None = None) -> Any:
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
@@ -243,24 +327,23 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         )
     if config["seed"] < 0:
         raise UserError(f"seed={config['seed']} must be 0 or more.")
-    if resume is None and (folder / "last.pt").exists():
-        raise UserError(f"{folder} holds a run already: continue it with resume={folder}, or choose another folder.")
     check_types(config)
-    device, data = build(config["device"], "device"), build(config["data"], "data")
+    device, data = build(config["device"], "device"), build_data(config["data"])
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
     image = data.describe()
     earlier = resume or start
     if earlier is not None and any(image[name] != value for name, value in earlier["image"].items()):
         key = "resume" if resume is not None else "checkpoint"
         raise UserError(f"{key}: the images of data={data.name} are no longer what this run was started with.")
-    network = build_network(config, image, config["seed"])
+    weights = resume["network"] if resume is not None else start["ema"]["network"] if start is not None else None
     if start is not None:
-        had, has = (build_loss(each, image).learns_variance for each in (start["config"], config))
-        if had != has:
-            raise UserError(
-                f"checkpoint={config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, whose "
-                f"network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
-            )
+        same_heads(config, start["config"], image)
+    try:
+        checkpoint.check_image(image)
+    except ValueError as error:
+        raise UserError(f"data={data.name}: {error}.") from error
+    network = build_network(config, image, config["seed"], weights)
+    if start is not None:
         load_weights(network, start["ema"]["network"])
     network = device.place(network)
     size = sum(parameter.numel() for parameter in network.parameters())
@@ -299,7 +382,10 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         header={"config": config, "image": image},
     )
     if resume is not None:
-        trainer.load_state_dict(resume)
+        try:
+            trainer.load_state_dict(resume)
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"resume: the state of that checkpoint is not whole ({brief(error)}).") from error
         about = "about " if trainer.budget is not None else ""
         log.info("Resuming at step %d of %s%d.", trainer.step, about, trainer.total_steps)
         if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):

@@ -108,8 +108,8 @@ class DiscreteSchedule(Schedule):
     """
 
     def __init__(self, steps: int = 1000, zero_terminal_snr: bool = False) -> None:
-        if steps < 2:
-            raise ValueError(f"steps={steps}: a schedule needs at least 2 steps")
+        if not 2 <= steps <= 1_000_000:
+            raise ValueError(f"steps={steps}: a schedule needs at least 2 steps, and at most a million")
         self.steps, self.zero_terminal_snr = steps, zero_terminal_snr
         beta = self.betas()
         if not bool(((beta > 0) & (beta < 1)).all()):

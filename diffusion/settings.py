@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from diffusion.errors import UserError
 
 Config = dict[str, Any]
+LARGEST = 10**9  # of the scripts' own numbers: images, seeds, sizes of batches
 FROM_CHECKPOINT = ("model", "schedule", "objective", "loss", "timesteps", "ema")
 # Where the classes of each group of the config live; nothing else may be named by a config.
 HOMES = {
@@ -98,6 +99,10 @@ def check_arguments(target: Any, settings: Config, key: str, live: Collection[st
     for name, value in settings.items():
         if name not in known:
             raise UserError(unknown(f"{key}.{name}", [f"{key}.{other}" for other in known]))
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(
+                f"{key}.{name}={str(value)[:30]}… is too large a number: it must be below 2 to the power 63."
+            )
         if name in hints and not fits(value, hints[name]):
             raise UserError(f"{key}.{name}={value!r} has the wrong type: it must be {describe(hints[name])}.")
     required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
@@ -237,6 +242,8 @@ def check_top_level(cfg: DictConfig, known: Mapping[str, type | tuple[type, ...]
         value = cfg.get(name)
         expected = expected if isinstance(expected, tuple) else (expected,)
         accepted = (*expected, int) if float in expected else expected
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{prefix}{name}={str(value)[:30]} is too large a number: it must be at most {LARGEST:,}.")
         if (isinstance(value, bool) and bool not in expected) or not isinstance(value, accepted):
             words = " or ".join("a group of settings" if e is DictConfig else describe(e) for e in expected)
             raise UserError(f"{prefix}{name}={value!r} has the wrong type: it must be {words}.")

@@ -82,6 +82,9 @@ def check_shape(image_size: int, halvings: int, widths: dict[str, int], groups: 
     if groups < 1:
         raise ValueError(f"groups={groups} must be at least 1")
     for name, value in widths.items():
+        most = 65_536 if name.endswith("width") else 256
+        if value > most:
+            raise ValueError(f"{name}={value} must be at most {most}")
         if value < 1 or value % groups:
             rule = "at least 1" if groups == 1 else f"a positive multiple of {groups}"
             raise ValueError(f"{name}={value} must be {rule}")

@@ -104,8 +104,8 @@ class UNetSimple(nn.Module):
         super().__init__()
         check_shape(image_size, levels, {"width": width}, groups=4)
         check_shape(image_size, levels, {"levels": levels, "time_width": time_width})
-        if bottleneck < 2:
-            raise ValueError(f"bottleneck={bottleneck} must be at least 2: one block widens and one comes back")
+        if not 2 <= bottleneck <= 256:
+            raise ValueError(f"bottleneck={bottleneck} must be from 2 (one block widens and one comes back) to 256")
         chosen = range(1, levels + 1) if attention is None else attention
         if any(not 1 <= level <= levels for level in chosen):
             raise ValueError(f"attention={attention} must name levels between 1 and levels={levels}")
