@@ -9,12 +9,14 @@ python evaluate.py -m checkpoint=RUN sampler.steps=5,10,20 guidance.scale=1,2,3 
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
 from diffusion.cli import job, launch
@@ -38,10 +40,10 @@ DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "ema_width", "sampl
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> float:
-    from diffusion import build, settings
+    from diffusion import build, ranks, settings
     from diffusion.errors import UserError
     from diffusion.evaluation.illustrations import illustrate
-    from diffusion.evaluation.report import METRICS, bits_text, summary, value_of, write_report
+    from diffusion.evaluation.report import METRICS, bits_text, finished, summary, value_of, write_report
     from diffusion.evaluation.scoring import over_seeds
     from diffusion.tracking import Tracker
 
@@ -50,7 +52,13 @@ def main(cfg: DictConfig) -> float:
         raise UserError("Give either checkpoint=RUN, to score a model, or samples=FILE, to score images.")
     folder, device = Path(cfg.output_dir), build.build(cfg.device, "device")
     given = list(HydraConfig.get().overrides.task)
-    extra: dict[str, Any] = {"overrides": given}
+    inputs = written(cfg)
+    again = HydraConfig.get().mode == RunMode.MULTIRUN
+    done = finished(folder, overrides=given, inputs=inputs) if again else None
+    if done is not None:  # by a sweep that was stopped and is started again
+        log.info("%s holds this very evaluation, finished: nothing to do.", folder)
+        return float(done["fid"])
+    extra: dict[str, Any] = {"overrides": given, "inputs": inputs}
     sets: Iterator = from_samples(cfg, device, given) if cfg.samples is not None else from_model(cfg, device, extra)
     tracker = Tracker(folder)
     found: dict[str, list] = {}  # name of a set of images → its scores, of one or more seeds
@@ -59,10 +67,14 @@ def main(cfg: DictConfig) -> float:
     try:
         for name, images, source, scorer in sets:
             scores = scorer.score(images, source, progress=True)
+            if not ranks.first():
+                continue
             shown.setdefault(name, (images, scorer, scorer.nearest))
             if cfg.classification_accuracy:
                 scores["classification_accuracy"] = scorer.classification_accuracy(images)
             found.setdefault(name, []).append(scores)
+        if not ranks.first():
+            return 0.0
         names, merged, step = list(found), [over_seeds(several) for several in found.values()], extra.get("step", 0)
         likelihood = extra.pop("likelihood", None)
         if likelihood is not None:
@@ -89,6 +101,17 @@ def main(cfg: DictConfig) -> float:
     return float(merged[0]["fid"])
 
 
+def written(cfg: DictConfig) -> dict[str, int]:
+    """When what is scored was last written, in nanoseconds, by its path."""
+    from diffusion import checkpoint
+
+    if cfg.checkpoint is not None:
+        places = [checkpoint.find(cfg.checkpoint)]
+    else:
+        places = [Path(str(place)) for place in ([cfg.samples] if isinstance(cfg.samples, str) else cfg.samples)]
+    return {str(path.resolve()): path.stat().st_mtime_ns for path in places if os.path.exists(path)}
+
+
 def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator[tuple]:
     """(name, images, source, scorer) of each file or folder."""
     from diffusion import build
@@ -110,7 +133,7 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
         data = fashion_mnist_here()
         log.info("No data= was given, so the images are taken to imitate data=%s.", data.name)
     else:
-        data = build.build(cfg.data, "data")
+        data = build.build_data(cfg.data)
     loaded = [load_samples(place, data) for place in places]  # all of them first: what is wrong is told at once
     for place, images in zip(places, loaded, strict=True):
         if cfg.classification_accuracy and images.labels is None:
@@ -122,7 +145,7 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
 
 def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[tuple]:
     """(name, images, source, scorer) of each seed; puts what programs want to know of the model into `extra`."""
-    from diffusion import build, pictures, trained
+    from diffusion import build, pictures, ranks, trained
     from diffusion.data import Images
     from diffusion.errors import UserError
     from diffusion.evaluation import likelihood
@@ -133,7 +156,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         )
     model, state = trained.open_model(cfg, device)
     batch_size = device.images_at_once(cfg.batch_size)
-    data = build.build(cfg.data if cfg.data is not None else state["config"]["data"], "data")
+    data = build.build_data(cfg.data) if cfg.data is not None else build.data_of(state["config"])
     likelihood.check_settings(cfg.likelihood, cfg.likelihood_steps, cfg.likelihood_evaluations, data)
     if model.guidance.conditional and data.class_names != model.class_names:
         raise UserError(f"data={data.name} has other classes than those this model draws: choose data with the same.")
@@ -158,13 +181,14 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         images = trained.draw(model, sampler, cfg.n, labels, seed, batch_size)
         extra["settings"]["evaluations"] = model.evaluations
         file = "samples.npz" if seed == cfg.seed else f"samples_seed{seed}.npz"
-        pictures.save_samples(Path(cfg.output_dir) / file, images, labels)
+        if ranks.first():
+            pictures.save_samples(Path(cfg.output_dir) / file, images, labels)
         source = (
             f"checkpoint={cfg.checkpoint}, {weights} at step {state['step']}; {sampler.describe()}; "
             f"{model.guidance.describe()}; seed {seed}"
         )
         yield "generated", Images(images, labels), source, scorer
-    if cfg.likelihood:
+    if cfg.likelihood and ranks.first():
         extra["likelihood"] = likelihood.measure(
             model.denoiser,
             data,

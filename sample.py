@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 def main(cfg: DictConfig) -> None:
     import json
 
-    from diffusion import build, checkpoint, files, pictures, settings, trained
+    from diffusion import build, checkpoint, files, pictures, ranks, settings, trained
     from diffusion.errors import UserError
     from diffusion.tasks import Job
 
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
         Job(
             model=model,
             sampler=sampler,
-            data=lambda: build.build(state["config"]["data"], "data"),
+            data=lambda: build.data_of(state["config"]),
             n=cfg.n,
             classes=classes,
             seed=cfg.seed,
@@ -75,6 +75,8 @@ def main(cfg: DictConfig) -> None:
             observe=film,
         )
     )
+    if not ranks.first():
+        return
     folder = Path(cfg.output_dir)
     pictures.save_samples(folder / "samples.npz", made.images, made.labels)
     if cfg.grid:

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     **dict.fromkeys(("resume", "checkpoint"), (str, type(None))),
     "output_dir": str,
+    "trials": (int, type(None)),  # of search=optuna
 }
 SCORER_SETTINGS: dict[str, Any] = {
     **dict.fromkeys("data device scorer".split(), DictConfig),
@@ -46,20 +47,34 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train, draw and score; returns the FID, which sweeps minimise."""
-    from diffusion import build, checkpoint, settings
+    """Train, draw and score; returns the FID, which sweeps minimise.
+
+    A run of the same settings that was stopped in this folder is gone on with.
+    """
+    from diffusion import build, checkpoint, ranks, settings
     from diffusion.errors import UserError
-    from diffusion.evaluation.report import summary, write_json, write_report
+    from diffusion.evaluation.report import fingerprint, finished, summary, write_json, write_report
     from diffusion.interruption import resume_command
 
     settings.check_top_level(cfg, SETTINGS)
+    folder = Path(cfg.output_dir)
     overrides = list(HydraConfig.get().overrides.task)
     for name in settings.leave_out_foreign(cfg, overrides):
         group = name.partition(".")[0]
         log.info("%s is a setting for another %s than the command chose: left out.", name, group)
     settings.choose_length(cfg, overrides)
-    folder, config, state, start = Path(cfg.output_dir), build.plain(cfg), None, None
-    if cfg.resume:
+    config, state, start = build.plain(cfg), None, None
+    asked = fingerprint(config)
+    done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
+    if done is not None:
+        log.info("%s holds this very run, finished: nothing to do.", folder)
+        return done.get("fid")
+    if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
+        state = checkpoint.load(folder / checkpoint.LAST)
+        build.same_run(folder, state["config"], config)
+        config = build.resumed_config(state["config"], cfg, overrides)
+        log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
+    elif cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
         config = build.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
@@ -69,7 +84,10 @@ def train(cfg: DictConfig) -> float | None:
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = build.build_trainer(config, folder, state, start)
-    OmegaConf.save(config, folder / "config.yaml")
+    if ranks.first():
+        OmegaConf.save(config, folder / "config.yaml")
+    for line in ranks.describe():
+        log.info("%s", line)
     log.info("Run folder: %s", folder)
     log.info("If it is interrupted, continue with: %s", resume_command(folder))
     try:
@@ -83,7 +101,9 @@ def train(cfg: DictConfig) -> float | None:
         fid = trainer.fit().get("score/fid")
     finally:
         trainer.tracker.close()
-    extra = {"step": trainer.step, "overrides": overrides, "config": config}
+    if not ranks.first():
+        return fid
+    extra = {"step": trainer.step, "overrides": overrides, "asked": asked, "config": config}
     scores = trainer.monitor.scores
     if scores is not None:
         write_report(folder, [scores], extra, trainer.monitor.pictures)
@@ -97,7 +117,8 @@ def train(cfg: DictConfig) -> float | None:
 
 def train_scorer(cfg: DictConfig) -> float:
     """Train the scoring classifier; writes it and the reference statistics of its data. Returns the test accuracy."""
-    from diffusion import build, settings
+    from diffusion import build, ranks, settings
+    from diffusion.errors import UserError
     from diffusion.evaluation.cache import save_arrays
     from diffusion.evaluation.classifier import save_classifier
     from diffusion.evaluation.features.classifier import ClassifierFeatures, log_epoch
@@ -105,6 +126,8 @@ def train_scorer(cfg: DictConfig) -> float:
     from diffusion.tracking import Tracker
 
     settings.check_top_level(cfg, SCORER_SETTINGS)
+    if ranks.size() > 1:
+        raise UserError("The scorer is trained by one process: leave out torchrun.")
     folder, device, data = Path(cfg.output_dir), build.build(cfg.device, "device"), build.build(cfg.data, "data")
     log.info("Data: %s. Device: %s. Run folder: %s", data.name, device.describe(), folder)
     tracker = Tracker(folder)

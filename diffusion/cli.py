@@ -19,7 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.errors import UserError
+from diffusion import ranks
+from diffusion.errors import InUse, UserError
+from diffusion.files import sole_use
 
 log = logging.getLogger("diffusion")
 PATH_SETTINGS = (
@@ -40,17 +42,25 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def run(cfg: DictConfig) -> Any:
         try:
-            if isinstance(cfg.output_dir, str):
-                Path(cfg.output_dir).mkdir(parents=True, exist_ok=True)
-            return task(cfg)
+            ranks.join()
+            if not isinstance(cfg.output_dir, str) or not ranks.first():
+                cfg.output_dir = ranks.shared(cfg.output_dir)
+                return task(cfg)
+            with sole_use(Path(cfg.output_dir)):
+                cfg.output_dir = ranks.shared(cfg.output_dir)
+                return task(cfg)
         except Exception as error:
             sentence = as_sentence(error)
+            ranks.let_first_speak()
+            if sentence is not None and not ranks.first():
+                sentence = f"Process {ranks.rank()} of {ranks.size()}: {sentence}"
             if sentence is None:
                 log.error("The job failed.\n%s", traceback.format_exc())
             else:
                 log.error("%s", sentence)
                 log.debug("%s", traceback.format_exc())
-            _record_failure(cfg, sentence or repr(error))
+            if not isinstance(error, InUse):  # by another run, whose record it is
+                _record_failure(cfg, sentence or repr(error))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             _failure.append(error)
@@ -68,6 +78,17 @@ def as_sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
+    if str(error).startswith("Config group override must be a string"):  # Hydra's, without a name
+        from diffusion.settings import HOMES
+
+        groups = [a for a in sys.argv[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")]
+        given = next(
+            (a for a in groups if type(OverridesParser.create().parse_override(a).value()) not in (str, list)), ""
+        )
+        return f"{given.replace('sampler@', '')}: choose an option by its name, or leave this out."
+    if isinstance(error, ValueError) and "integer string conversion" in str(error):  # Python's, without a name
+        given = next((argument for argument in sys.argv[1:] if re.search(r"\d{4301}", argument)), "A setting")
+        return f"{given[:60]}… is too large a number."
     if type(error).__name__ == "OutOfMemoryError":
         return (
             "The device ran out of memory: use smaller batches, training.accumulate=2 (with the same gradient) or, "
@@ -78,20 +99,35 @@ def as_sentence(error: BaseException) -> str | None:
 
 def hydra_sentence(message: str) -> str:
     """Hydra's report of a setting that does not compose, as one sentence."""
+    resolved = re.search(
+        r"UserError raised while resolving interpolation: (.*?\.)(?: full_key:|$)", " ".join(message.split())
+    )
+    if resolved:
+        return resolved[1]
     override = re.search(r"Could not (?:override|append to|delete)[^']*'([^']*)'", message)
     if override:
         from diffusion.settings import FROM_CHECKPOINT, unknown
 
-        name = override.group(1).split("=")[0]
+        name = override.group(1).split("=")[0].replace("sampler@preview", "preview")
         if "Could not append" in message:
             return f"The setting '{name}' exists already: change it without the plus sign, {name}=…."
         keys = [] if name in FROM_CHECKPOINT else _settings()
         section = name.rpartition(".")[0]
         siblings = [key for key in keys if section and key.startswith(f"{section}.")]
         return unknown(name, siblings if section in keys else keys)
+    plugin = re.search(r"(?:Could not find|Could not override) '(?:hydra/)?(?:launcher|sweeper)/([a-z_]+)", message)
+    if plugin:
+        extra = {"optuna": "search", "tpe": "search"}.get(plugin[1], plugin[1].partition("_")[0])
+        if extra == "ray" and sys.version_info >= (3, 12):
+            return (
+                "launch=ray: the package of Ray's launcher is for Python up to 3.11; use launch=joblib or launch=slurm."
+            )
+        return f'{plugin[1]} is not installed: pip install -e ".[{extra}]".'
     option = re.search(r"Could not find '([^']*)/([^'/]*)'\s*Available options in '[^']*':\n((?:\t.*\n?)*)", message)
     if option:
         group, wrong, rest = option.groups()
+        if f"sampler@preview={wrong}" in sys.argv:
+            group = "preview"
         options = ", ".join(rest.split())
         return f"{group}={wrong}: there is no such option; choose one of {options}."
     if "override_grammar" in message:
@@ -100,8 +136,14 @@ def hydra_sentence(message: str) -> str:
             try:
                 parser.parse_override(argument)
             except HydraException:
-                return f"'{argument}' cannot be read: write name=value, and put special characters into quotes."
-    return " ".join(message.split())
+                shown = " ".join(argument[:200].split())
+                return f"'{shown}' cannot be read: write name=value, and put special characters into quotes."
+    several = re.search(r"Ambiguous value for argument '([^=]*)=(.*)'", message)
+    if several:
+        name, values = several.groups()
+        return f"{name}={values}: add -m for a sweep over these, or write {name}=[{values}] for a list of them."
+    shown = " ".join(message.split())
+    return shown if shown.endswith((".", "?")) else f"{shown}."
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -110,20 +152,27 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own long report
     logging.raiseExceptions = False  # a log file that a full disk refuses must not bury the message, nor must
     threading.excepthook = quiet_about_files  # TensorBoard's writing thread
-    # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
-    sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", quote_path(argument)) for argument in sys.argv[1:]]
+    if not ranks.first():  # what all processes meet alike is told once
+        log.setLevel(logging.ERROR)
     try:
+        # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
+        sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", quote_path(argument)) for argument in sys.argv[1:]]
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
             continue_in_run_folder()
+        sys.argv[1:] = ranks.arrange_arguments(sys.argv[1:])
         main()
+        if not _failure:
+            ranks.leave()
     except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'Interrupted.'}", file=sys.stderr)
+        if ranks.first():
+            print(f"\n{str(stop) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         sentence = as_sentence(error)
+        ranks.let_first_speak()
         if not _told(error):
             if sentence is None or not hide_tracebacks:
                 raise
@@ -152,7 +201,7 @@ def quote_path(argument: str) -> str:
     if name == "samples" and re.fullmatch(r"\[[^'\"]+\]", value):
         places = (place.strip() for place in value[1:-1].split(","))
         return f"{name}=[{','.join(quote_path(f'{name}={place}').partition('=')[2] for place in places)}]"
-    if equals and name in PATH_SETTINGS and re.search(r"[=,:{}()\[\] ]", value) and Path(value).exists():
+    if equals and name in PATH_SETTINGS and re.search(r"[=,:{}()\[\] ]", value) and os.path.exists(value):
         return f"{name}='{value}'"
     return argument
 
@@ -202,10 +251,10 @@ def _settings() -> list[str]:
 
 def _record_failure(cfg: DictConfig, reason: str) -> None:
     """A metrics.json that says "failed", for the leaderboard; an unfinished run keeps its scores in TensorBoard."""
-    from diffusion.evaluation.report import write_json
+    from diffusion.evaluation.report import finished, write_json
 
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
+    if hydra.mode != RunMode.MULTIRUN or finished(Path(hydra.runtime.output_dir)):  # in an earlier start
         return
     try:
         content = {"status": "failed", "error": reason, "overrides": list(hydra.overrides.task)}
@@ -225,4 +274,22 @@ def folder_name(overrides: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", overrides.replace(",", "_"))[:150].strip("-") or "run"
 
 
+def trials_left(total: int, folder: str) -> int:
+    """How many trials of a search are still to be run, when it is started again in its folder."""
+    from diffusion.evaluation.report import read_metrics
+
+    done = [found for path in Path(folder).glob("*/metrics.json") if (found := read_metrics(path)) is not None]
+    left = int(total) - sum(metrics.get("status") == "finished" for metrics in done)
+    if left < 1:
+        raise UserError(f"trials={total}: the search in {folder} has finished as many: give more to go on with it.")
+    return left
+
+
+def search_seed(seed: int, folder: str) -> int:
+    """The seed of a search, another one whenever it is started again: it would only repeat its first trials."""
+    return int(seed) + len(list(Path(folder).glob("*/metrics.json")))
+
+
+OmegaConf.register_new_resolver("search_seed", search_seed, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)

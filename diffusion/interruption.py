@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from diffusion import ranks
+
 log = logging.getLogger("diffusion")
 
 
@@ -27,10 +29,14 @@ class StopSignals:
 
     Attributes:
         number: of the signal that came, or None.
+        count: of the signals that came.
+        requeue: what answered SIGUSR2 before, or None; to be called once the state is saved.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.requeue: Any = None
+        self.count = 0
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -38,6 +44,10 @@ class StopSignals:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)
+            # With this one Slurm announces the end of a job's time, and submitit's answer queues the job again.
+            requeue = getattr(signal, "SIGUSR2", None)
+            if requeue is not None and callable(signal.getsignal(requeue)):
+                self._before[requeue] = self.requeue = signal.signal(requeue, self._receive)
         except ValueError:  # only the main thread may set handlers; elsewhere signals act as usual
             pass
         return self
@@ -58,7 +68,12 @@ class StopSignals:
             self._at_once = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+        self.number, self.count = number, self.count + 1
+        # torchrun passes on a Ctrl-C that came here already, and kills what is not done in 30 s.
+        if ranks.size() > 1 and self.count < 3:
+            if ranks.first() and self.count == 1:
+                log.warning("Saving and stopping after this step.")
+            return
         self._restore()
         log.warning("Saving and stopping; press Ctrl-C again to leave at once.")
         if self._at_once:
@@ -73,4 +88,9 @@ class StopSignals:
 def resume_command(folder: Path) -> str:
     """What a person types to go on with a run, in the folder where they are."""
     script = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("train.py") else "train.py"
-    return f"python {shlex.quote(script)} resume={shlex.quote(os.path.relpath(folder))}"
+    program = "python"
+    if ranks.size() > 1:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size()))
+        machines = ranks.size() // here
+        program = f"torchrun --nproc_per_node={here}" + (f" --nnodes={machines} …" if machines > 1 else "")
+    return f"{program} {shlex.quote(script)} resume={shlex.quote(os.path.relpath(folder))}"

@@ -1,5 +1,10 @@
 """TensorBoard: the curves, grids, configuration and one HPARAMS row of a run, all through one writer."""
 
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +12,17 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from diffusion import ranks
+from diffusion.errors import brief
+
+log = logging.getLogger("diffusion")
+
+
+PICTURES = 16  # of each tag that are written one by one; then every second, every fourth, …
+
 
 class Tracker:
-    """Writes a run's events into its folder.
+    """Writes a run's events into its folder. Nobody loses a run over its curves: what cannot be written is left out.
 
     Args:
         folder: of the run.
@@ -19,37 +32,81 @@ class Tracker:
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.folder, self.first_step = folder, first_step
         self.opened: SummaryWriter | None = None
+        self.file: Path | None = None  # that the writer writes to
+        self.failed: int | None = None  # the last step at which nothing could be written
+        self.seen: dict[str, int] = {}  # pictures of each tag so far
+        self.waiting: dict[str, Callable[[], None]] = {}  # the newest picture of a tag, where it was left out
 
     @property
     def writer(self) -> SummaryWriter:
         """The writer, opened by the first thing that is written: a run that is refused leaves no file."""
         if self.opened is None:
             self.opened = SummaryWriter(str(self.folder), purge_step=self.first_step or None)
+            name = getattr(getattr(self.opened.file_writer, "event_writer", None), "_file_name", None)
+            self.file = None if name is None else Path(name)
         return self.opened
+
+    def write(self, add: Callable[[SummaryWriter], object], step: int | None = None) -> None:
+        """Let `add` write; where the file is gone a new one is begun, and where none can be had it is left out."""
+        if not ranks.first() or (step is not None and step == self.failed):
+            return
+        try:
+            if self.opened is not None and self.file is not None and not self.file.exists():
+                log.warning("TensorBoard's file %s is gone: its curves go on in a new one.", self.file)
+                self.reopen(step)
+            add(self.writer)
+        except OSError as error:  # also of the thread that writes, which then ends
+            say = log.warning if self.failed is None else log.debug
+            say("TensorBoard's curves cannot be written for now: %s (%s).", brief(error), self.folder)
+            self.failed = step or 0
+            self.reopen(step)
+
+    def reopen(self, step: int | None) -> None:
+        """Begin a new file, whose first step is `step`, with the next thing that is written."""
+        before, self.opened = self.opened, None
+        self.first_step = self.first_step if step is None else step
+        with suppress(OSError):
+            if before is not None:
+                before.close()
+        with suppress(OSError):
+            for path in self.folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+                if not path.stat().st_size:  # begun while the disk was full
+                    path.unlink()
 
     def scalars(self, values: dict[str, float | None], step: int) -> None:
         """Curves by tag, for example {"train/loss": 0.1}; None is left out."""
         for tag, value in values.items():
             if value is not None:
-                self.writer.add_scalar(tag, value, step)
+                self.write(partial(SummaryWriter.add_scalar, tag=tag, scalar_value=value, global_step=step), step)
 
     def image(self, tag: str, pixels: Tensor, step: int) -> None:
-        """One picture, uint8 (C, H, W)."""
-        self.writer.add_image(tag, pixels, step)
+        """One picture, uint8 (C, H, W). Long runs leave out more and more of them, but never the newest in the end."""
+        number = self.seen.get(tag, 0)
+        self.seen[tag] = number + 1
+        add = partial(SummaryWriter.add_image, tag=tag, img_tensor=pixels, global_step=step)
+        self.waiting[tag] = partial(self.write, add, step)
+        if number % 2 ** (number // PICTURES).bit_length() == 0:
+            self.waiting.pop(tag)()
 
     def text(self, tag: str, text: str) -> None:
         """A text, shown as it is."""
-        self.writer.add_text(tag, "".join(f"    {line}\n" for line in text.splitlines()))
+        shown = "".join(f"    {line}\n" for line in text.splitlines())
+        self.write(partial(SummaryWriter.add_text, tag=tag, text_string=shown))
 
     def hyperparameters(self, settings: dict[str, Any], metrics: list[str]) -> None:
         """The run's row in the HPARAMS tab. The tab shows the keys of the first run alone, so pass the same always."""
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-        writer = self.writer.file_writer
-        assert writer is not None
         for summary in hparams(plain, dict.fromkeys(metrics)):
-            writer.add_summary(summary)
+            self.write(lambda writer, summary=summary: writer.file_writer.add_summary(summary))  # type: ignore
+
+    def flush(self) -> None:
+        """Let TensorBoard see what was written."""
+        self.write(SummaryWriter.flush)
 
     def close(self) -> None:
-        """Flush and close the file."""
+        """Write what was left out last, flush and close the file."""
+        while self.waiting:
+            self.waiting.popitem()[1]()
         if self.opened is not None:
-            self.opened.close()
+            with suppress(OSError):
+                self.opened.close()

@@ -129,8 +129,11 @@ WRONG = [
     ("train.py", ["+model.wdth=1"], "Unknown setting 'model.wdth': did you mean 'model.width'"),
     ("train.py", ["training.steps=abc"], "training.steps='abc' has the wrong type"),
     ("train.py", ["+seed=1"], "The setting 'seed' exists already"),
+    ("train.py", ["data=null"], "data=null: choose an option by its name, or leave this out"),
+    ("train.py", ["preview=3"], "preview=3: choose an option by its name, or leave this out"),
+    ("train.py", ["preview=nothing"], "preview=nothing: there is no such option; choose one of"),
     ("train.py", ["seed=-1"], "seed=-1 must be 0 or more"),
-    ("train.py", ["hydra.run.dir='RUN'"], "holds a run already: continue it with resume="),
+    ("train.py", ["hydra.run.dir='RUN'"], "holds a run already, with another model than this command asks for"),
     ("train.py", ["seed=abc"], "seed='abc' has the wrong type"),
     ("train.py", ["experiment=consistency"], "loss=consistency teaches a trained model to draw in few steps: add"),
     (

@@ -1,6 +1,7 @@
 """Scores for programs (metrics.json) and for people (report.md, and report.html with its pictures inside)."""
 
 import base64
+import hashlib
 import html
 import json
 from collections.abc import Sequence
@@ -325,6 +326,28 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader never sees half a file."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_metrics(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote as metrics.json; None where there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def fingerprint(content: Any) -> str:
+    """A short text that is another one for other content, of what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def finished(folder: Path, **same: Any) -> dict[str, Any] | None:
+    """The metrics of a folder in which a job has come to its end that had all of `same`, else None."""
+    found = read_metrics(folder / "metrics.json")
+    if found is None or found.get("status") != "finished":
+        return None
+    return found if all(found.get(name) == value for name, value in same.items()) else None
 
 
 def write_report(
