@@ -12,6 +12,9 @@ from diffusion.evaluation.report import write_json
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import common
 import peers
+import roofline
+import scaling
+import search
 import time_to_quality
 
 BENCH = ("diffusers", "denoising_diffusion_pytorch", "smalldiffusion")
@@ -152,3 +155,41 @@ def test_the_table_of_qualities(tmp_path):
     assert "| diffusers | 600 | 10.0 | 20 | 3.000 | 4.0 | 0.200 | 8.00 | – | 2.0 |" in table
     assert "| diffusers_decay | 600 | 10.0 | 20 | 2.000 |" in table
     assert "- diffusers: another batch size." in table and "smalldiffusion" not in table
+
+
+def test_the_trials_of_a_search_are_ranked_whatever_their_folder(tmp_path):
+    rows = ["rank,status,fid,overrides"]
+    for fid, width in (("2.5", 24), ("", 32), ("1.25", 48)):
+        rows.append(f'1,finished,{fid},"model.width={width} model.multipliers=[1, 2] optimizer.lr=0.004123 seed=0"')
+    (tmp_path / "leaderboard.csv").write_text("\n".join(rows))
+    assert [(fid, choice["model.width"]) for fid, choice in search.chosen(tmp_path)] == [(1.25, "48"), (2.5, "24")]
+    assert search.chosen(tmp_path)[0][1]["model.multipliers"] == "[1,2]"
+
+
+def test_the_tables_of_growing_cost():
+    record = {
+        "parameters": 2_000_000,
+        "gflop_forward": 0.25,
+        "training_images_per_second": 100.0,
+        "training_gflop_per_second": 75.0,
+        "peak_memory_mib": 1234.0,
+    }
+    faster = {**record, "training_images_per_second": 120.0}
+    found = {"size": {6: [record, faster]}, "n": {1000: [{"seconds": 2.0, "peak_memory_mib": 500.0}]}}
+    table = scaling.table(found, "a machine")
+    assert table.startswith("a machine\n\n| image size |")
+    assert "| 40 | 2.00 M | 0.250 | 110 (100 – 120) | 75 (75 – 75) | 1,234 MiB |" in table
+    assert "| 1,000 | 2.0 | 500 MiB |" in table
+
+
+def test_operations_belong_to_one_kind_each():
+    kinds = {
+        "aten::convolution_backward": "convolutions",
+        "aten::_scaled_dot_product_flash_attention_for_cpu": "attention",
+        "aten::addmm": "matrix products",
+        "aten::native_group_norm": "group norm",
+        "aten::_to_copy": "copies, casts, concatenations",
+        "aten::silu_backward": "activations and other element-wise work",
+        "aten::_foreach_lerp_": "averages of the weights",
+    }
+    assert {operation: roofline.kind_named(operation) for operation in kinds} == kinds
