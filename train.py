@@ -64,7 +64,7 @@ def train(cfg: DictConfig) -> float | None:
         log.info("%s is a setting for another %s than the command chose: left out.", name, group)
     settings.choose_length(cfg, overrides)
     config, state, start = build.plain(cfg), None, None
-    asked = fingerprint(config)
+    asked = fingerprint([config, written(cfg.checkpoint)])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)
@@ -113,6 +113,17 @@ def train(cfg: DictConfig) -> float | None:
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)
     return fid
+
+
+def written(checkpoint: str | None) -> int | None:
+    """When the checkpoint that a run starts from was written; None where there is none (any more)."""
+    from diffusion.checkpoint import find
+    from diffusion.errors import UserError
+
+    try:
+        return None if checkpoint is None else find(checkpoint).stat().st_mtime_ns
+    except UserError:
+        return None
 
 
 def train_scorer(cfg: DictConfig) -> float:

@@ -65,7 +65,9 @@ def build(node: Config | DictConfig, key: str, offer: Config | None = None, **li
     check_arguments(target, settings, key, live.keys())
     try:
         return target(**settings, **live)
-    except (ValueError, TypeError, MemoryError, OverflowError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of a device, which has a sentence of its own
+            raise
         raise UserError(in_context(key, settings, error)) from error
 
 
@@ -103,11 +105,8 @@ def build_network(
     def make() -> nn.Module:
         return build(config["model"], "model", **shape, out_channels=heads * image["channels"])
 
-    try:
-        with torch.device("meta"):  # shapes without memory: a config can ask for any size
-            skeleton = make()
-    except RuntimeError as error:  # PyTorch's, for sizes beyond all bounds
-        raise UserError(f"model: PyTorch cannot make such a network ({brief(error)}).") from error
+    with torch.device("meta"):  # shapes without memory: a config can ask for any size
+        skeleton = make()
     shapes = {name: value.shape for name, value in skeleton.state_dict().items()}
     tables = sum(value.nbytes for value in skeleton.buffers())  # of positions, for example
     if weights is not None and shapes != {name: value.shape for name, value in weights.items()}:
@@ -248,10 +247,10 @@ def same_run(folder: Path, saved: Config, new: Config) -> None:
 def check_root(node: Config) -> None:
     """Raise `UserError` where the data of a checkpoint's config would make a folder outside the one we are in."""
     root = node.get("root")
-    if isinstance(root, str) and not os.path.isdir(root) and (os.path.isabs(root) or ".." in Path(root).parts):
+    if isinstance(root, str) and not os.path.isdir(root) and (Path(root).anchor or ".." in Path(root).parts):
         raise UserError(
-            f"data.root={root[:200]}, which the checkpoint names, is no folder here: put its data there, or give data= "
-            "(evaluate.py) or data.root= (train.py resume=…)."
+            f"data.root={root[:200]}, which the checkpoint names, is no folder here: put its data there, or, where "
+            "that is possible, give data= (evaluate.py) or data.root= (train.py resume=…)."
         )
 
 
@@ -294,6 +293,7 @@ def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) ->
                 "leave one of them out."
             )
     taken = {name: saved[name] for name in TAKEN_OVER}
+    check_root(taken["data"])
     if taken["guidance"]["_target_"] == config["guidance"]["_target_"]:
         taken["guidance"] = {**taken["guidance"], **{k: v for k, v in config["guidance"].items() if k in GUIDING}}
     return {**config, **taken}
@@ -385,6 +385,8 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         try:
             trainer.load_state_dict(resume)
         except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
             raise UserError(f"resume: the state of that checkpoint is not whole ({brief(error)}).") from error
         about = "about " if trainer.budget is not None else ""
         log.info("Resuming at step %d of %s%d.", trainer.step, about, trainer.total_steps)

@@ -33,6 +33,7 @@ FORMAT = 1
 LAST, PREVIOUS = "last.pt", "previous.pt"
 CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
 IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
+FORBIDDEN = "/\\:" if os.name == "nt" else "/\\"  # in the name of a folder
 MODEL_KEYS = ("config", "image", "step", "total_steps")
 KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
 
@@ -110,7 +111,7 @@ def check_image(image: dict[str, Any]) -> None:
     if not isinstance(names, list) or len(names) > 100_000 or not all(isinstance(name, str) for name in names):
         raise ValueError("its class names are no list of at most 100,000 texts")
     for name in names:  # which become names of folders
-        if not 0 < len(name) <= 200 or name in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in name):
+        if not 0 < len(name) <= 200 or name in (".", "..") or any(c in FORBIDDEN or ord(c) < 32 for c in name):
             raise ValueError(f"it has a class of the name {name[:50]!r}, which no folder can have")
     if not isinstance(deviation, float) or not 0 <= deviation <= 1:
         raise ValueError(f"its images have the root mean square {deviation}, which is not from 0 to 1")

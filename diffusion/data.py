@@ -8,7 +8,7 @@ that is larger than `memory_limit` is decoded from its files instead.
 import hashlib
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +162,7 @@ def batches(
     device: torch.device,
     workers: int = 2,
     part: slice = slice(None),
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+) -> Generator[tuple[Tensor, Tensor | None]]:
     """The endless stream of training batches, from step `first_step` on.
 
     Position p of the stream is image `permutation(seed, epoch)[p mod N]` with epoch = p div N, so the order depends
@@ -195,9 +195,13 @@ def batches(
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the training process alone answers it."""
+    """Ctrl-C, and what torchrun or a batch system sends, reaches all processes; the training process answers it.
+
+    It may need some more images to finish its step, and ends this process then; or else an alarm does.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    alarm = getattr(signal, "alarm", None)  # Windows has none
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if alarm is None else lambda number, frame: alarm(30))
 
 
 def _index_batches(size: int, batch_size: int, seed: int, step: int, device: torch.device) -> Iterator[Tensor]:
@@ -246,7 +250,8 @@ def read_image(path: Path, size: int | None, channels: int) -> Tensor:
         with open_image(path) as file:
             image: Image.Image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip instead of scale
-                image = Image.fromarray((np.array(image) / 257).round().clip(0, 255).astype(np.uint8))
+                values = (np.array(image, np.float32) / 257).round().clip(0, 255)
+                image = Image.fromarray(values.astype(np.uint8))
             image = image.convert("L" if channels == 1 else "RGB")
             if size is not None:
                 scale = size / min(image.size)

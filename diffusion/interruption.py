@@ -69,8 +69,10 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.number, self.count = number, self.count + 1
-        # torchrun passes on a Ctrl-C that came here already, and kills what is not done in 30 s.
-        if ranks.size() > 1 and self.count < 3:
+        if ranks.size() > 1:
+            # One stop can come twice, from torchrun and from a batch system; torchrun kills what is not done in 30 s.
+            if self.count == 3:
+                os._exit(128 + number)
             if ranks.first() and self.count == 1:
                 log.warning("Saving and stopping after this step.")
             return

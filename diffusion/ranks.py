@@ -40,7 +40,7 @@ def first() -> bool:
 
 def arrange_arguments(arguments: list[str]) -> list[str]:
     """The command line as this process takes it: those above 0 make no folder and no log file of their own."""
-    if size() > 1 and any(re.match(r"-m$|--mu|hydra\.mode=MULTIRUN", argument) for argument in arguments):
+    if size() > 1 and any(re.match(r"-m$|--m|hydra\.mode=.*multirun", argument, re.I) for argument in arguments):
         raise UserError(
             "A sweep (-m) cannot be started by torchrun, which makes several processes of one run: leave out torchrun "
             "(launch=joblib and the others let jobs run side by side), or leave out -m."
@@ -136,10 +136,11 @@ def gather(part: "Tensor", n: int) -> "Tensor":
 
 def gpu(count: int) -> int:
     """Which of so many GPUs of a machine is this process's; `ValueError` where there are fewer than processes."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    mine = int(os.environ.get("LOCAL_RANK", 0))
+    here = max(mine + 1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     if here > count:
-        raise ValueError(f"type=cuda: {here} processes need as many GPUs, and this machine has {count}")
-    return int(os.environ.get("LOCAL_RANK", 0))
+        raise ValueError(f"type=cuda: {here} processes need as many GPUs, and {count} can be seen here")
+    return mine
 
 
 def check_batch(batch_size: int, accumulate: int) -> None:

@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +182,11 @@ class Trainer:
         self.network.train()
         scores: dict[str, float | None] = {}
         place = self.device.torch_device
-        data = batches(self.data.train, self.batch_size, self.seed, self.step, place, self.workers, self.part)
+        reader = batches(self.data.train, self.batch_size, self.seed, self.step, place, self.workers, self.part)
         total, done = self.total_steps * self.batch_size, self.step * self.batch_size
         profiler = profiling(self.profile if ranks.first() else 0, self.folder, self.device.torch_device)
         progress = progress_bar(total, "training", "images", initial=done)
-        with StopSignals() as stop, profiler as profiled, progress as bar:
+        with StopSignals() as stop, profiler as profiled, progress as bar, closing(reader) as data:
             halt = self.agreed(stop)
             while self.step < self.total_steps and halt is None:
                 self.train_step_or_say_why(next(data))
@@ -376,7 +376,7 @@ class Trainer:
                 scores = self.monitor.score(self.step)
             except OSError as error:  # of what the first process writes; the others wait for its scores
                 if not ranks.first():
-                    raise
+                    raise RuntimeError(f"process {ranks.rank()} could not score") from error
                 failure = error
             scores, failure = ranks.shared((scores, failure))
         if failure is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What a pickle of plain containers and tensors names; `torch.load(weights_only=True)` would allow some more.
-NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+NAMES = {"collections OrderedDict"} | {f"torch._utils _rebuild_{kind}" for kind in ("tensor", "tensor_v2", "parameter")}
 STORAGES = {f"torch {kind}Storage" for kind in "Bool Byte Char Short Int Long Half Float Double BFloat16".split()}
 NAMING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # other ways to name code
 MEMORY_LIMIT = int(min(4 * 2**30, physical_memory() / 4))  # bytes of unpacked arrays
@@ -36,8 +36,8 @@ PICKLE_LIMIT = 16 * 2**20  # bytes of a checkpoint's pickle, which holds no tens
 OPERATIONS, TUPLES = 2_000_000, 40_000  # of a pickle; Python runs out of stack in tuples nested more deeply
 DEPTH, VALUES = 50, 1_000_000  # of containers inside containers, and of all values
 TEXT, TEXTS = 10_000, 1_000_000  # characters of one text of a config, and of all of them
-PIXELS = 40_000_000  # of an image file
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # Pillow also knows some that start other programs
+PIXELS = 110_000_000  # of an image file: those of large cameras
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # Pillow also knows some that start other programs
 
 
 class Damaged(ValueError):
@@ -47,7 +47,6 @@ class Damaged(ValueError):
 def entries(path: Path) -> dict[str, zipfile.ZipInfo]:
     """The entries of a zip archive by name, none of which leads out of the archive."""
     try:
-        check_end(path)
         with zipfile.ZipFile(path) as archive:
             found = archive.infolist()
     except FileNotFoundError:
@@ -58,7 +57,7 @@ def entries(path: Path) -> dict[str, zipfile.ZipInfo]:
         name = PurePosixPath(info.filename.replace("\\", "/"))
         if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             raise ValueError(f"its entry {info.filename!r} leads out of the archive")
-    if len({info.filename.casefold() for info in found}) < len(found):  # PyTorch's reader takes a for A
+    if len({info.filename for info in found}) < len(found):
         raise ValueError("it has two entries of one name")
     return {info.filename: info for info in found}
 
@@ -100,8 +99,13 @@ def read_torch(path: Path) -> Any:
     Raises:
         FileNotFoundError, and ValueError (`Damaged` where the file was not written so) with the reason.
     """
-    size = path.stat().st_size
-    found = entries(path)
+    size, found = path.stat().st_size, entries(path)
+    try:
+        check_end(path)
+    except ValueError as error:
+        raise Damaged("it is no whole archive") from error
+    if len({name.casefold() for name in found}) < len(found):  # PyTorch's reader takes a for A
+        raise ValueError("it has two entries of one name")
     # PyTorch never compresses: what an entry takes in memory it also takes in the file.
     if any(info.compress_type != zipfile.ZIP_STORED for info in found.values()) or unpacked(found) > size:
         raise ValueError("its entries announce more than it holds")
@@ -122,6 +126,9 @@ def read_old_torch(path: Path) -> Any:
     """What `torch.save` wrote before PyTorch 1.6: pickles one after the other, then the numbers."""
     size = path.stat().st_size
     with open(path, "rb") as file:
+        if file.read(2) == b"PK":  # an archive after all, for PyTorch
+            raise Damaged("it is no whole archive")
+        file.seek(0)
         for part in range(5):  # a magic number, the version, the system, the object, and the keys of its storages
             content = file.read(PICKLE_LIMIT)
             length = check_names(content, largest=None if part == 0 else max(size, 2**20))

@@ -78,7 +78,7 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
     assert ranks.arrange_arguments(["seed=1"])[:2] == ["seed=1", "hydra.run.dir=."]
     with pytest.raises(UserError, match=r"A sweep \(-m\) cannot be started by torchrun.*leave out torchrun"):
         ranks.arrange_arguments(["-m", "seed=1,2"])
-    for words in (["--multi"], ["--multirun"], ["hydra.mode=MULTIRUN"]):
+    for words in (["--m"], ["--multirun"], ["hydra.mode=MULTIRUN"], ["hydra.mode=RunMode.multirun"]):
         with pytest.raises(UserError, match=r"A sweep \(-m\)"):
             ranks.arrange_arguments(["seed=1,2", *words])
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
     ):
         ranks.check_batch(12, 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    with pytest.raises(ValueError, match="8 processes need as many GPUs, and this machine has 4"):
+    with pytest.raises(ValueError, match="8 processes need as many GPUs, and 4 can be seen here"):
         ranks.gpu(4)
 
 

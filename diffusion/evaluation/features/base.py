@@ -1,6 +1,5 @@
 """The one interface of all extractors: uint8 images → features, and perhaps logits."""
 
-import zipfile
 from pathlib import Path
 
 import torch
@@ -66,7 +65,9 @@ def read_state(path: str) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = (read_torch if zipfile.is_zipfile(path) else read_old_torch)(Path(path))
+        with open(path, "rb") as file:
+            zipped = file.read(4) == b"PK\3\4"  # as PyTorch decides
+        state = (read_torch if zipped else read_old_torch)(Path(path))
     except FileNotFoundError as error:
         raise UserError(f"features.weights={path} does not exist.") from error
     except Exception as error:  # pickle, zip and safetensors errors alike
