@@ -86,8 +86,8 @@ def train(cfg: DictConfig) -> float | None:
     trainer = build.build_trainer(config, folder, state, start)
     if ranks.first():
         OmegaConf.save(config, folder / "config.yaml")
-    for line in ranks.describe():
-        log.info("%s", line)
+    if ranks.size() > 1:
+        log.info("%d processes share every batch.", ranks.size())
     log.info("Run folder: %s", folder)
     log.info("If it is interrupted, continue with: %s", resume_command(folder))
     try:

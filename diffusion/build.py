@@ -65,9 +65,9 @@ def build(node: Config | DictConfig, key: str, offer: Config | None = None, **li
     check_arguments(target, settings, key, live.keys())
     try:
         return target(**settings, **live)
+    except torch.OutOfMemoryError:  # of a device, which has a sentence of its own
+        raise
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        if type(error).__name__ == "OutOfMemoryError":  # of a device, which has a sentence of its own
-            raise
         raise UserError(in_context(key, settings, error)) from error
 
 
@@ -384,9 +384,9 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     if resume is not None:
         try:
             trainer.load_state_dict(resume)
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-            if type(error).__name__ == "OutOfMemoryError":
-                raise
             raise UserError(f"resume: the state of that checkpoint is not whole ({brief(error)}).") from error
         about = "about " if trainer.budget is not None else ""
         log.info("Resuming at step %d of %s%d.", trainer.step, about, trainer.total_steps)

@@ -193,15 +193,15 @@ def find(where: str, outputs: str = "outputs", setting: str = "checkpoint") -> P
     """The checkpoint file meant by `where`: a file, a run folder (its last.pt), or "latest" under `outputs`."""
     way_out = "give a run folder, a checkpoint file, or 'latest'"
     if where == "latest":
-        found = sorted(Path(outputs).rglob("last.pt"), key=lambda path: path.stat().st_mtime)
+        found = sorted(Path(outputs).rglob(LAST), key=lambda path: path.stat().st_mtime)
         if not found:
             raise UserError(f"{setting}=latest: there is no run under {outputs}/ yet; train one with train.py.")
         return found[-1]
     path, where = Path(where), where if len(where) < 200 else f"{where[:200]}…"
     if os.path.isdir(path):  # unlike the method of `Path`, this has no error for names that are too long
-        if not (path / "last.pt").exists():
-            raise UserError(f"{setting}={where}: that folder holds no last.pt; {way_out}.")
-        return path / "last.pt"
+        if not (path / LAST).exists():
+            raise UserError(f"{setting}={where}: that folder holds no {LAST}; {way_out}.")
+        return path / LAST
     if not os.path.exists(path):
         raise UserError(f"{setting}={where}: there is no such file or folder; {way_out}.")
     return path

@@ -118,10 +118,6 @@ def hydra_sentence(message: str) -> str:
     plugin = re.search(r"(?:Could not find|Could not override) '(?:hydra/)?(?:launcher|sweeper)/([a-z_]+)", message)
     if plugin:
         extra = {"optuna": "search", "tpe": "search"}.get(plugin[1], plugin[1].partition("_")[0])
-        if extra == "ray" and sys.version_info >= (3, 12):
-            return (
-                "launch=ray: the package of Ray's launcher is for Python up to 3.11; use launch=joblib or launch=slurm."
-            )
         return f'{plugin[1]} is not installed: pip install -e ".[{extra}]".'
     option = re.search(r"Could not find '([^']*)/([^'/]*)'\s*Available options in '[^']*':\n((?:\t.*\n?)*)", message)
     if option:
@@ -276,10 +272,9 @@ def folder_name(overrides: str) -> str:
 
 def trials_left(total: int, folder: str) -> int:
     """How many trials of a search are still to be run, when it is started again in its folder."""
-    from diffusion.evaluation.report import read_metrics
+    from diffusion.evaluation.report import metrics_of_jobs
 
-    done = [found for path in Path(folder).glob("*/metrics.json") if (found := read_metrics(path)) is not None]
-    left = int(total) - sum(metrics.get("status") == "finished" for metrics in done)
+    left = int(total) - sum(metrics.get("status") == "finished" for metrics in metrics_of_jobs(Path(folder)))
     if left < 1:
         raise UserError(f"trials={total}: the search in {folder} has finished as many: give more to go on with it.")
     return left

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.evaluation.report import COMPARABLE, read_metrics, write_json
+from diffusion.evaluation.report import COMPARABLE, metrics_of_jobs, read_metrics, write_json
 from diffusion.files import replacing
 
 COLUMNS = (
@@ -47,7 +47,7 @@ class Leaderboard(Callback):
 
     def draw_curves(self, folder: Path) -> None:
         """curves.png of a sweep of evaluate.py over samplers or guidance scales, also for TensorBoard."""
-        jobs = [found for path in sorted(folder.glob("*/metrics.json")) if (found := read_metrics(path)) is not None]
+        jobs = metrics_of_jobs(folder)
         if sum("settings" in job for job in jobs) < 2:
             return
         from diffusion.evaluation import plots

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from diffusion.errors import UserError
@@ -111,11 +112,14 @@ def total(tensor: "Tensor") -> "Tensor":
     return tensor
 
 
+def bounds(n: int) -> list[int]:
+    """Where the shares of n things begin and end, one after the other."""
+    return [k * n // size() for k in range(size() + 1)]
+
+
 def share(n: int) -> range:
     """Which of n things are this process's; all of them where there are fewer than processes."""
-    if n < size():
-        return range(n)
-    return range(rank() * n // size(), (rank() + 1) * n // size())
+    return range(n) if n < size() else range(*bounds(n)[rank() : rank() + 2])
 
 
 def gather(part: "Tensor", n: int) -> "Tensor":
@@ -130,8 +134,7 @@ def gather(part: "Tensor", n: int) -> "Tensor":
     padded[: len(part)] = part
     found = [torch.empty_like(padded) for _ in range(size())]
     distributed.all_gather(found, padded)
-    bounds = [k * n // size() for k in range(size() + 1)]
-    return torch.cat([each[: stop - start] for each, start, stop in zip(found, bounds, bounds[1:], strict=False)])
+    return torch.cat([each[: stop - start] for each, (start, stop) in zip(found, pairwise(bounds(n)), strict=True)])
 
 
 def gpu(count: int) -> int:
@@ -154,8 +157,3 @@ def let_first_speak() -> None:
     """Wait a little before an error is told: where the first process fails alike, torchrun ends this one meanwhile."""
     if not first():
         time.sleep(3)
-
-
-def describe() -> Sequence[str]:
-    """For the log."""
-    return [f"{size()} processes share every batch."] if size() > 1 else []

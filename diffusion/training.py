@@ -134,7 +134,8 @@ class Trainer:
         given = [f"{name}={value}" for name, value in (("steps", steps), ("epochs", epochs)) if value is not None]
         if budget is not None and given:
             raise ValueError(f"budget={budget} and {given[0]} both set the length: make one of them null")
-        self.part = slice(*(bound * batch_size // ranks.size() for bound in (ranks.rank(), ranks.rank() + 1)))
+        mine = ranks.share(batch_size)
+        self.part = slice(mine.start, mine.stop)
         self.budget = None if budget is None else budget_seconds(budget)
         # With a budget an estimate, made anew after every step.
         self.total_steps = total_steps(images, epochs, steps, batch_size, len(data.train))

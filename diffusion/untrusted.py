@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion.device import physical_memory
+from diffusion.errors import brief
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,6 +40,8 @@ TEXT, TEXTS = 10_000, 1_000_000  # characters of one text of a config, and of al
 PIXELS = 110_000_000  # of an image file: those of large cameras
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # Pillow also knows some that start other programs
 
+BROKEN = "it is no whole archive"
+
 
 class Damaged(ValueError):
     """A file that was changed or cut short after it was written."""
@@ -52,7 +55,7 @@ def entries(path: Path) -> dict[str, zipfile.ZipInfo]:
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile raises several kinds for damaged archives
-        raise Damaged("it is no whole archive") from error
+        raise Damaged(BROKEN) from error
     for info in found:
         name = PurePosixPath(info.filename.replace("\\", "/"))
         if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
@@ -63,23 +66,23 @@ def entries(path: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def check_end(path: Path) -> None:
-    """Raise `ValueError` unless an archive ends with its directory, where it says it is: one that all readers find."""
+    """Raise `Damaged` unless an archive ends with its directory, where it says it is: one that all readers find."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 98))
         tail = file.read()
     end = tail[-22:]
     if end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
-        raise ValueError("no end")
+        raise Damaged(BROKEN)
     length, start = struct.unpack("<LL", end[12:20])
     place = size - 22
     if tail[-42:-38] == b"PK\6\7":  # with 64 bits, as PyTorch writes it
         (place,) = struct.unpack("<Q", tail[-34:-26])
         if place != size - 98 or tail[:4] != b"PK\6\6":
-            raise ValueError("no end of 64 bits")
+            raise Damaged(BROKEN)
         length, start = struct.unpack("<QQ", tail[40:56])
     if start + length != place:
-        raise ValueError("another directory")
+        raise Damaged(BROKEN)
 
 
 def check_sums(path: Path) -> None:
@@ -88,7 +91,7 @@ def check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
     except Exception as error:  # of many kinds, for what stands between the entries
-        raise Damaged("it is no whole archive") from error
+        raise Damaged(BROKEN) from error
     if wrong is not None:
         raise Damaged(f"its part {wrong} does not match its checksum")
 
@@ -100,10 +103,7 @@ def read_torch(path: Path) -> Any:
         FileNotFoundError, and ValueError (`Damaged` where the file was not written so) with the reason.
     """
     size, found = path.stat().st_size, entries(path)
-    try:
-        check_end(path)
-    except ValueError as error:
-        raise Damaged("it is no whole archive") from error
+    check_end(path)
     if len({name.casefold() for name in found}) < len(found):  # PyTorch's reader takes a for A
         raise ValueError("it has two entries of one name")
     # PyTorch never compresses: what an entry takes in memory it also takes in the file.
@@ -127,7 +127,7 @@ def read_old_torch(path: Path) -> Any:
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(2) == b"PK":  # an archive after all, for PyTorch
-            raise Damaged("it is no whole archive")
+            raise Damaged(BROKEN)
         file.seek(0)
         for part in range(5):  # a magic number, the version, the system, the object, and the keys of its storages
             content = file.read(PICKLE_LIMIT)
@@ -250,7 +250,7 @@ def read_arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, 
             except (zipfile.BadZipFile, EOFError, OSError) as error:
                 raise Damaged(f"its array {name} does not match its checksum") from error
             except Exception as error:  # zlib, NumPy and Python raise many kinds
-                raise ValueError(f"its array {name} cannot be read ({' '.join(str(error).split())[:80]})") from error
+                raise ValueError(f"its array {name} cannot be read ({brief(error, 80)})") from error
     return arrays
 
 

@@ -153,6 +153,25 @@ def train_config(*overrides):
     return OmegaConf.to_container(cfg)
 
 
+def write_pictures(folder, data):
+    """The first 30 training images, as PNGs."""
+    from PIL import Image
+
+    folder.mkdir()
+    for number in range(30):
+        Image.fromarray(data.train.images[number, 0].numpy()).save(folder / f"{number}.png")
+
+
+def saved_run(folder):
+    """A run folder of a tiny network, before its first step."""
+    from diffusion import build
+
+    trainer = build.build_trainer(tiny_config(), folder)
+    trainer.save()
+    trainer.tracker.close()
+    return folder
+
+
 def tiny_config(**settings):
     """The quickstart with a network of a few thousand weights and nothing that takes time."""
     small = {

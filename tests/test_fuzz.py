@@ -9,11 +9,11 @@ import sys
 
 import pytest
 import torch
-from conftest import CACHE, ROOT, compose, tiny_config
+from conftest import CACHE, ROOT, compose, saved_run
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from diffusion import build, image_model, tasks, training
+from diffusion import image_model, tasks, training
 from diffusion.evaluation import likelihood, scoring
 
 EXAMPLES = {"train": 240, "sample": 140, "evaluate": 140}  # 520 in CI
@@ -118,9 +118,7 @@ def override(draw, known, choices):
 def home(tmp_path_factory):
     """A folder with a run of no steps to draw from."""
     folder = tmp_path_factory.mktemp("home")
-    trainer = build.build_trainer(tiny_config(), folder / "run")
-    trainer.save()
-    trainer.tracker.close()
+    saved_run(folder / "run")
     return folder
 
 

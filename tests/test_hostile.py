@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import compose, tiny_config
+from conftest import compose, saved_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -41,11 +41,7 @@ EXAMPLES = 150  # of damaged files of each kind
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """The state of a run's checkpoint."""
-    folder = tmp_path_factory.mktemp("run")
-    trainer = build.build_trainer(tiny_config(), folder)
-    trainer.save()
-    trainer.tracker.close()
-    return checkpoint.load(folder / "last.pt")
+    return checkpoint.load(saved_run(tmp_path_factory.mktemp("run")) / "last.pt")
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import CACHE, ROOT, GaussianDenoiser, curve, same
-from PIL import Image
+from conftest import CACHE, ROOT, GaussianDenoiser, curve, same, write_pictures
 
 from diffusion import ranks
 from diffusion.errors import UserError
@@ -44,6 +43,22 @@ def start(processes, cwd, script, *words, check=True):
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def begun(cwd, *words):
+    """Two processes that train in the folder `run` of `cwd` and have written their first checkpoint."""
+    process = subprocess.Popen(
+        command(2, "train.py", *words, "hydra.run.dir=run"),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not (cwd / "run" / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    return process
 
 
 def weights(folder):
@@ -150,9 +165,7 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, settings):
 
 @pytest.mark.slow
 def test_large_folders_stream_to_every_process_and_go_on_inside_an_epoch(tmp_path, mini):
-    (tmp_path / "pictures").mkdir()
-    for number in range(30):
-        Image.fromarray(mini.train.images[number, 0].numpy()).save(tmp_path / "pictures" / f"{number}.png")
+    write_pictures(tmp_path / "pictures", mini)
     folder = ("data=image_folder", "data.root=pictures", "data.image_size=28", "data.channels=1", "data.padding=2")
     words = (*TINY, *folder, "training.checkpoint_every=0", "score.n=0", "training.workers=1", "guidance=none")
     words = (*words, "training.decay=constant", "training.warmup=0")  # which do not depend on the length
@@ -209,18 +222,8 @@ def test_sweeps_under_torchrun_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(tmp_path):
-    words = (*TINY, "training.steps=100000", "score.n=0", "hydra.run.dir=run")
-    process = subprocess.Popen(
-        command(2, "train.py", *words),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not (tmp_path / "run" / "last.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    words = (*TINY, "training.steps=100000", "score.n=0")
+    process = begun(tmp_path, *words)
     time.sleep(1)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     os.kill(int(children.split()[-1]), signal.SIGKILL)
@@ -232,19 +235,9 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
 @pytest.mark.parametrize("scoring", [False, True])
 def test_a_signal_stops_all_processes_after_the_same_step_and_saves(tmp_path, scoring):
     """Also in the midst of scores that take longer than torchrun waits: they come after a checkpoint."""
-    words = (*TINY, "training.steps=100000", "hydra.run.dir=run", "training.checkpoint_every=0")
+    words = (*TINY, "training.steps=100000", "training.checkpoint_every=0")
     words = (*words, *(("score.n=10000", "training.evaluate_every=4") if scoring else ("score.n=0",)))
-    process = subprocess.Popen(
-        command(2, "train.py", *words),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not (tmp_path / "run" / "last.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    process = begun(tmp_path, *words)
     time.sleep(2)
     while scoring and weights(tmp_path / "run")["step"] < 4:
         time.sleep(0.5)

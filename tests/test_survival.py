@@ -13,8 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import CACHE, ROOT, curve, same, tiny_config
-from PIL import Image
+from conftest import CACHE, ROOT, curve, same, tiny_config, write_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import make, train
 
@@ -339,9 +338,7 @@ def test_the_signal_before_the_end_of_a_batch_system_saves_and_then_queues_again
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_leaves_the_readers_of_images_alive_until_the_step_is_done(tmp_path, mini):
-    (tmp_path / "pictures").mkdir()
-    for number in range(30):
-        Image.fromarray(mini.train.images[number, 0].numpy()).save(tmp_path / "pictures" / f"{number}.png")
+    write_pictures(tmp_path / "pictures", mini)
     words = "data=image_folder data.root=pictures data.image_size=28 data.channels=1 data.padding=2 guidance=none "
     words += "data.memory_limit=1e-9 model.width=8 model.groups=4 model.head_width=8 training.batch_size=8 device=cpu "
     words += "training.steps=1000000 training.checkpoint_every=0 score.n=0 preview.steps=2 hydra.run.dir=run"

@@ -337,6 +337,11 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def metrics_of_jobs(folder: Path) -> list[dict[str, Any]]:
+    """What the jobs of a sweep wrote, in the order of their folders' names, but what is damaged."""
+    return [found for path in sorted(folder.glob("*/metrics.json")) if (found := read_metrics(path)) is not None]
+
+
 def fingerprint(content: Any) -> str:
     """A short text that is another one for other content, of what JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
