@@ -22,7 +22,7 @@ def compose(name: str, *overrides: str) -> Any:
         return hydra.compose(name, [*overrides, "output_dir=none"])
 
 
-def run(script: str, *arguments: str, log: Path, threads: int | None = None) -> None:
+def run(script: str, *arguments: str, log: Path, threads: int | None = None, seconds: float | None = None) -> None:
     """A script of this repository in a process of its own, whose text goes to the end of a file.
 
     Args:
@@ -30,24 +30,29 @@ def run(script: str, *arguments: str, log: Path, threads: int | None = None) -> 
         arguments: of its command line.
         log: the file.
         threads: of its CPU; None leaves it PyTorch's choice.
+        seconds: after which it is ended; None waits as long as it takes.
 
     Raises:
-        SystemExit: it failed; the message is its last line.
+        SystemExit: it failed, or took too long; the message is its last line.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
-                "TQDM_DISABLE": "1",
-                "PYTHONUNBUFFERED": "1",
-            },
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, str(ROOT / script), *arguments],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                env={
+                    **os.environ,
+                    **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+                    "TQDM_DISABLE": "1",
+                    "PYTHONUNBUFFERED": "1",
+                },
+            )
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{script} {' '.join(arguments)} was ended after {seconds:.0f} s (see {log}).") from None
     if done.returncode:
         last = log.read_text().strip().rpartition("\n")[2]
         raise SystemExit(f"{script} {' '.join(arguments)} ended with {done.returncode} (see {log}): {last}")

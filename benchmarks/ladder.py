@@ -156,6 +156,14 @@ SCALES: dict[str, dict[str, Any]] = {
         "dit": "",
         "evaluate": "n=10000 device=cuda",
     },
+    "minutes": {  # of benchmarks/gpu.py
+        "images": 128_000,
+        "train": "device=cuda training.checkpoint_every=500",
+        "simple": "",
+        "net": "model=unet_small",
+        "dit": "",
+        "evaluate": "n=5000 device=cuda",
+    },
 }
 DRAW = "sampler=ddim sampler.steps=25"
 
@@ -163,8 +171,9 @@ DRAW = "sampler=ddim sampler.steps=25"
 class Ladder:
     """The folder of one scale: models/NAME_SEED and scores/NAME_SEED."""
 
-    def __init__(self, scale: str, folder: Path, threads: int) -> None:
+    def __init__(self, scale: str, folder: Path, threads: int, deadline: float | None = None) -> None:
         self.scale, self.settings, self.folder, self.threads = scale, SCALES[scale], folder / scale, threads
+        self.deadline = deadline  # of time.perf_counter(), when processes are ended
         self.locks: defaultdict[tuple[str, int], Lock] = defaultdict(Lock)
         for part in ("models", "scores", "logs"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -177,7 +186,8 @@ class Ladder:
 
     def call(self, name: str, script: str, *arguments: str) -> None:
         start, log = time.perf_counter(), self.folder / "logs" / f"{name}.log"
-        run(script, *arguments, log=log, threads=self.threads)
+        left = None if self.deadline is None else max(self.deadline - start, 1)
+        run(script, *arguments, log=log, threads=self.threads, seconds=left)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
     def train(self, rung: Rung, seed: int) -> None:
@@ -203,7 +213,7 @@ class Ladder:
 
     @property
     def device(self) -> str:
-        return self.settings["train"].split("device=")[1]
+        return self.settings["train"].split("device=")[1].split()[0]
 
     def score(self, rung: Rung, seed: int) -> None:
         """Score a rung unless that is done."""
@@ -279,9 +289,12 @@ class Ladder:
             heads, [[f"**{rung.name}**: {row[0]}", *row[1:]] for rung, row in zip(rungs, rows, strict=True)]
         )
 
-    def write(self) -> None:
-        """All tables of this scale into the page."""
-        parts = [f"### {title}\n\n{self.table(rungs)}\n" for title, rungs in TABLES.items()]
+    def write(self, names: Sequence[str] = ()) -> None:
+        """The tables of this scale into the page: of these rungs, or all."""
+        parts = []
+        for title, rows in TABLES.items():
+            chosen = [rung for rung in rows if not names or rung.name in names]
+            parts += [f"### {title}\n\n{self.table(chosen)}\n"] if chosen else []
         some = next((scores for rung in RUNGS for scores in self.found(rung)), None)
         if some is None:
             parts = ["Not measured.\n"]

@@ -36,6 +36,7 @@ OURS = {  # what train.py is told
     "quickstart_fp32": "device.precision=fp32",
     "best": "experiment=best",
     "best_fp32": "experiment=best device.precision=fp32",
+    "best_compiled": "experiment=best device.compile=reduce-overhead",
     "unet_small": "model=unet_small",
     "unet_small_fp32": "model=unet_small device.precision=fp32",
     "dit_small": "model=dit_small",
@@ -44,8 +45,11 @@ OURS = {  # what train.py is told
     "unet_base": "model=unet_base data.padding=2",
 }
 CONTENDERS = {
-    "cpu": (*list(OURS)[:8], "diffusers", "denoising_diffusion_pytorch", "smalldiffusion_32"),
-    "cuda": ("quickstart", "unet_simple", "unet_base", "diffusers_wide", "diffusers"),
+    "cpu": (
+        *("quickstart", "quickstart_fp32", "best", "best_fp32", "unet_small", "unet_small_fp32"),
+        *("dit_small", "dit_small_fp32", "diffusers", "denoising_diffusion_pytorch", "smalldiffusion_32"),
+    ),
+    "cuda": ("best", "best_compiled", "unet_small", "unet_base", "diffusers_wide", "diffusers"),
 }
 GPU_BATCH = "training.batch_size=256"
 
