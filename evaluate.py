@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
-from diffusion.cli import job, launch
+from diffusion.config.cli import job, launch
 
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
@@ -40,12 +40,13 @@ DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "ema_width", "sampl
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> float:
-    from diffusion import build, ranks, settings
-    from diffusion.errors import UserError
+    from diffusion.config import build, settings
     from diffusion.evaluation.illustrations import illustrate
     from diffusion.evaluation.report import METRICS, bits_text, finished, summary, value_of, write_report
     from diffusion.evaluation.scoring import over_seeds
-    from diffusion.tracking import Tracker
+    from diffusion.records.tracking import Tracker
+    from diffusion.system import ranks
+    from diffusion.system.errors import UserError
 
     settings.check_top_level(cfg, SETTINGS)
     if (cfg.checkpoint is None) == (cfg.samples is None):
@@ -103,7 +104,7 @@ def main(cfg: DictConfig) -> float:
 
 def written(cfg: DictConfig) -> dict[str, int]:
     """When what is scored was last written, in nanoseconds, by its path."""
-    from diffusion import checkpoint
+    from diffusion.records import checkpoint
 
     if cfg.checkpoint is not None:
         places = [checkpoint.find(cfg.checkpoint)]
@@ -114,10 +115,10 @@ def written(cfg: DictConfig) -> dict[str, int]:
 
 def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator[tuple]:
     """(name, images, source, scorer) of each file or folder."""
-    from diffusion import build
-    from diffusion.datasets import fashion_mnist_here
-    from diffusion.errors import UserError
+    from diffusion.config import build
+    from diffusion.data.datasets import fashion_mnist_here
     from diffusion.evaluation.samples import load_samples
+    from diffusion.system.errors import UserError
 
     drawing = [o for o in overrides if o.split("=")[0].split(".")[0] in DRAWING]
     if drawing:
@@ -145,10 +146,12 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
 
 def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[tuple]:
     """(name, images, source, scorer) of each seed; puts what programs want to know of the model into `extra`."""
-    from diffusion import build, pictures, ranks, trained
-    from diffusion.data import Images
-    from diffusion.errors import UserError
+    from diffusion.config import build, trained
+    from diffusion.data.images import Images
+    from diffusion.drawing import pictures
     from diffusion.evaluation import likelihood
+    from diffusion.system import ranks
+    from diffusion.system.errors import UserError
 
     if cfg.n < 2 or cfg.repeats < 1:
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from diffusion.cli import job, launch
+from diffusion.config.cli import job, launch
 
 log = logging.getLogger("diffusion")
 SETTINGS: dict[str, Any] = {
@@ -32,8 +32,11 @@ SETTINGS: dict[str, Any] = {
 def main(cfg: DictConfig) -> None:
     import json
 
-    from diffusion import build, checkpoint, files, pictures, ranks, settings, trained
-    from diffusion.errors import UserError
+    from diffusion.config import build, settings, trained
+    from diffusion.drawing import pictures
+    from diffusion.records import checkpoint
+    from diffusion.system import files, ranks
+    from diffusion.system.errors import UserError
     from diffusion.tasks import Job
 
     settings.check_top_level(cfg, SETTINGS)

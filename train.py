@@ -16,7 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.cli import job, launch
+from diffusion.config.cli import job, launch
 
 log = logging.getLogger("diffusion")
 GROUPS = (
@@ -51,10 +51,12 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
-    from diffusion import build, checkpoint, ranks, settings
-    from diffusion.errors import UserError
+    from diffusion.config import build, settings
     from diffusion.evaluation.report import fingerprint, finished, summary, write_json, write_report
-    from diffusion.interruption import resume_command
+    from diffusion.records import checkpoint
+    from diffusion.system import ranks
+    from diffusion.system.errors import UserError
+    from diffusion.training.interruption import resume_command
 
     settings.check_top_level(cfg, SETTINGS)
     folder = Path(cfg.output_dir)
@@ -117,8 +119,8 @@ def train(cfg: DictConfig) -> float | None:
 
 def written(checkpoint: str | None) -> int | None:
     """When the checkpoint that a run starts from was written; None where there is none (any more)."""
-    from diffusion.checkpoint import find
-    from diffusion.errors import UserError
+    from diffusion.records.checkpoint import find
+    from diffusion.system.errors import UserError
 
     try:
         return None if checkpoint is None else find(checkpoint).stat().st_mtime_ns
@@ -128,13 +130,14 @@ def written(checkpoint: str | None) -> int | None:
 
 def train_scorer(cfg: DictConfig) -> float:
     """Train the scoring classifier; writes it and the reference statistics of its data. Returns the test accuracy."""
-    from diffusion import build, ranks, settings
-    from diffusion.errors import UserError
+    from diffusion.config import build, settings
     from diffusion.evaluation.cache import save_arrays
     from diffusion.evaluation.classifier import save_classifier
     from diffusion.evaluation.features.classifier import ClassifierFeatures, log_epoch
     from diffusion.evaluation.reference import training_arrays
-    from diffusion.tracking import Tracker
+    from diffusion.records.tracking import Tracker
+    from diffusion.system import ranks
+    from diffusion.system.errors import UserError
 
     settings.check_top_level(cfg, SCORER_SETTINGS)
     if ranks.size() > 1:

@@ -24,7 +24,7 @@ from common import PAGE, ROOT, compose, fill, read, run
 from machine import name_of, synchronise
 
 from diffusion.evaluation.report import markdown_table, write_json
-from diffusion.pacing import budget_seconds
+from diffusion.training.pacing import budget_seconds
 
 FOLDER = ROOT / "outputs" / "gpu"
 CONTENDERS = "best best_compiled unet_base diffusers_wide unet_small diffusers dit_small quickstart".split()
@@ -174,7 +174,7 @@ def budget_row(words: str, drawn: str, scores: dict[str, Any] | None, drawing: d
 
 def draw(place: Path, device: str, n: int) -> None:
     """Draw with the model of a budget as fast as it goes, after a warm-up of one batch; writes drawing.json."""
-    from diffusion import trained
+    from diffusion.config import trained
 
     cfg = compose("sample", f"checkpoint={place / 'run'}", f"device={device}")
     model, state = trained.open_model(cfg)

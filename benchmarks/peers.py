@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.data import crop_images, decode, encode, pad_images
+from diffusion.data.images import crop_images, decode, encode, pad_images
 
 EVALUATIONS = 20
 DRAWN_AT_ONCE = 50

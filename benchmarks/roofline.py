@@ -27,11 +27,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.build import build_trainer, plain
-from diffusion.data import batches, encode, pad_images
+from diffusion.config.build import build_trainer, plain
+from diffusion.data.images import batches, encode, pad_images
 from diffusion.evaluation.plots import save_figure
 from diffusion.evaluation.report import markdown_table
-from diffusion.training import Trainer
+from diffusion.training.loop import Trainer
 
 PICTURE = ROOT / "docs" / "roofline.png"
 STEPS = 20

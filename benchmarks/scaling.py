@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from throughput import measure
 
-from diffusion.datasets import fashion_mnist
+from diffusion.data.datasets import fashion_mnist
+from diffusion.drawing.pictures import save_samples
 from diffusion.evaluation.plots import save_figure
 from diffusion.evaluation.report import markdown_table, write_json
-from diffusion.pictures import save_samples
 
 AXES: dict[str, tuple[str, str, tuple[int, ...]]] = {  # name → what changes, the setting, its values
     "batch": ("batch size", "training.batch_size={}", (4, 16, 64, 256)),

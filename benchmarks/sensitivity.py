@@ -14,8 +14,8 @@ from common import ROOT, fill
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from diffusion.data import ImageData, Images
-from diffusion.datasets import fashion_mnist
+from diffusion.data.datasets import fashion_mnist
+from diffusion.data.images import ImageData, Images
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.metrics import frechet_distance

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.build import build_trainer, plain
-from diffusion.data import batches
-from diffusion.datasets import fashion_mnist_mini
+from diffusion.config.build import build_trainer, plain
+from diffusion.data.datasets import fashion_mnist_mini
+from diffusion.data.images import batches
 from diffusion.evaluation.report import markdown_table, write_json
 
 OURS = {  # what train.py is told

@@ -26,12 +26,13 @@ from common import PAGE, ROOT, compose, fill, middle, read, run
 from machine import name_of
 from peers import COMMON, EVALUATIONS, PEERS, Peer, make
 
-from diffusion import checkpoint, trained
-from diffusion.data import batches
-from diffusion.datasets import fashion_mnist
+from diffusion.config import trained
+from diffusion.data.datasets import fashion_mnist
+from diffusion.data.images import batches
+from diffusion.drawing.pictures import save_samples
 from diffusion.evaluation.report import markdown_table, write_json
-from diffusion.pacing import budget_seconds
-from diffusion.pictures import save_samples
+from diffusion.records import checkpoint
+from diffusion.training.pacing import budget_seconds
 
 TRAIN = "experiment=best"
 QUIET = "score.n=0 training.preview_every=0 preview.steps=5"

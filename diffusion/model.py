@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion import checkpoint, trained
-from diffusion.build import build
-from diffusion.device import Device
-from diffusion.errors import UserError
+from diffusion.config import trained
+from diffusion.config.build import build
+from diffusion.records import checkpoint
 from diffusion.sampler import Sampler
+from diffusion.system.device import Device
+from diffusion.system.errors import UserError
 
 
 class Model:
-    """A trained model. What is wrong is told by `diffusion.errors.UserError`, in one sentence.
+    """A trained model. What is wrong is told by `diffusion.system.errors.UserError`, in one sentence.
 
     Args:
         state: a checkpoint, from `checkpoint.load`.
@@ -131,9 +132,12 @@ def load(
         device: "auto", "cpu", "cuda" or "mps".
         averaged: use the averaged (EMA) weights.
         ema_width: width of the average, for runs with ema=power; None is the run's own.
-        settings: further ones of `diffusion.device.Device`: index, precision, compile, threads, …
+        settings: further ones of `diffusion.system.device.Device`: index, precision, compile, threads, …
     """
     state = checkpoint.load(checkpoint.find(str(path)))
     return Model(
-        state, build({"_target_": "diffusion.device.Device", "type": device, **settings}, "device"), averaged, ema_width
+        state,
+        build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device"),
+        averaged,
+        ema_width,
     )

@@ -62,7 +62,7 @@ def generator():
 
 @pytest.fixture(scope="session")
 def mini():
-    from diffusion.datasets import fashion_mnist_mini
+    from diffusion.data.datasets import fashion_mnist_mini
 
     return fashion_mnist_mini()
 
@@ -146,7 +146,7 @@ def train_config(*overrides):
     """What train.py makes of a command line, without what an experiment set for another option."""
     from omegaconf import OmegaConf
 
-    from diffusion.settings import leave_out_foreign
+    from diffusion.config.settings import leave_out_foreign
 
     cfg = OmegaConf.create(compose("train", *overrides))
     leave_out_foreign(cfg, overrides)
@@ -164,7 +164,7 @@ def write_pictures(folder, data):
 
 def saved_run(folder):
     """A run folder of a tiny network, before its first step."""
-    from diffusion import build
+    from diffusion.config import build
 
     trainer = build.build_trainer(tiny_config(), folder)
     trainer.save()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-import diffusion.build
+import diffusion.config.build
 import diffusion.evaluation.report
 import diffusion.model  # noqa: F401
 

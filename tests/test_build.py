@@ -5,9 +5,9 @@ import torch
 from conftest import tiny_config
 from omegaconf import OmegaConf
 
-from diffusion import build, settings, trained
-from diffusion.errors import UserError
-from diffusion.image_model import ImageModel
+from diffusion.config import build, settings, trained
+from diffusion.drawing.image_model import ImageModel
+from diffusion.system.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_must_be_given_is_asked_for():
     with pytest.raises(UserError, match=r"checkpoint must be given: add checkpoint=…"):
         settings.check_top_level(cfg, {"checkpoint": str})
     with pytest.raises(UserError, match=r"data\.image_size must be given"):
-        build.build({"_target_": "diffusion.datasets.image_folder", "root": "x"}, "data")
+        build.build({"_target_": "diffusion.data.datasets.image_folder", "root": "x"}, "data")
 
 
 def model(guidance):

@@ -8,8 +8,9 @@ import torch
 from conftest import compose, tiny_config
 from omegaconf import OmegaConf
 
-from diffusion import build, checkpoint, trained
-from diffusion.errors import UserError
+from diffusion.config import build, trained
+from diffusion.records import checkpoint
+from diffusion.system.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_other_files_are_refused_and_their_code_is_not_run(tmp_path):
         "os.system",
         "builtins.open",
         "torch.load",
-        "diffusion.datasets.gzip.open",
+        "diffusion.data.datasets.gzip.open",
         "diffusion.nothing.Here",
         "torch.optim.lr_scheduler.LambdaLR",
     ],
@@ -87,7 +88,7 @@ def test_finding_runs(finished, tmp_path):
 def test_the_model_comes_back_with_its_own_schedule_and_weights(finished):
     state = checkpoint.load(finished / "last.pt")
     state["config"]["schedule"] = {"_target_": "diffusion.schedule.Linear", "steps": 200}
-    device = build.build({"_target_": "diffusion.device.Device", "type": "cpu"}, "device")
+    device = build.build({"_target_": "diffusion.system.device.Device", "type": "cpu"}, "device")
     model = trained.load_image_model(state, device)
     assert type(model.denoiser.schedule).__name__ == "Linear" and model.denoiser.schedule.steps == 200
     for name, value in model.denoiser.network.state_dict().items():

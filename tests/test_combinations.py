@@ -9,8 +9,8 @@ import torch
 from conftest import ROOT, tiny_config
 from omegaconf import OmegaConf
 
-from diffusion import build
-from diffusion.errors import UserError
+from diffusion.config import build
+from diffusion.system.errors import UserError
 
 NETWORKS = {  # the sizes of one network are alike here
     "unet_light": {"width": 8, "groups": 4, "head_width": 8},

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT, compose, train_config
 from omegaconf import OmegaConf
 
-from diffusion import build, settings
+from diffusion.config import build, settings
 
 LADDER = ["base", "improved", "cosine", "cfg", "ema"]
 IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": list("abcdefghij"), "sigma_data": 0.8}

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import datasets
-from diffusion.data import (
+from diffusion.data import datasets
+from diffusion.data.datasets import fashion_mnist, fashion_mnist_mini, image_folder
+from diffusion.data.images import (
     ImageFiles,
     Images,
     batches,
@@ -17,8 +18,7 @@ from diffusion.data import (
     encode,
     pad_images,
 )
-from diffusion.datasets import fashion_mnist, fashion_mnist_mini, image_folder
-from diffusion.errors import UserError
+from diffusion.system.errors import UserError
 
 CPU = torch.device("cpu")
 

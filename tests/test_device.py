@@ -9,13 +9,15 @@ from conftest import tiny_config
 from torch import nn
 from torch.nn import functional as F
 
-from diffusion import build, device, pacing, running_sums
+from diffusion.config import build
 from diffusion.denoiser import Estimate, Estimator
-from diffusion.device import Device
 from diffusion.networks.layers import GroupNorm, attend
 from diffusion.sampler import DDIM
 from diffusion.sampler.base import draw_images
 from diffusion.schedule import Cosine
+from diffusion.system import device
+from diffusion.system.device import Device
+from diffusion.training import pacing, running_sums
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -218,8 +220,8 @@ def test_a_budget_shorter_than_a_step_is_one_step(tmp_path, monkeypatch):
 
 
 def test_a_budget_that_is_spent_already_is_refused(tmp_path, monkeypatch):
-    from diffusion import checkpoint
-    from diffusion.errors import UserError
+    from diffusion.records import checkpoint
+    from diffusion.system.errors import UserError
 
     clock, folder = Clock(monkeypatch), tmp_path / "run"
     budgeted(folder, clock, monkeypatch)
@@ -230,7 +232,7 @@ def test_a_budget_that_is_spent_already_is_refused(tmp_path, monkeypatch):
 
 
 def test_what_comes_before_the_first_step_does_not_count(tmp_path, monkeypatch):
-    from diffusion import checkpoint
+    from diffusion.records import checkpoint
 
     clock = Clock(monkeypatch)
     trainer = build.build_trainer(tiny_config(**{"training.steps": "null", "training.budget": "20s"}), tmp_path)
@@ -243,11 +245,11 @@ def test_what_comes_before_the_first_step_does_not_count(tmp_path, monkeypatch):
 
 
 def test_previews_do_not_count_and_a_resumed_run_has_the_rest(tmp_path, monkeypatch):
-    from diffusion import checkpoint
+    from diffusion.records import checkpoint
 
     clock, folder = Clock(monkeypatch), tmp_path / "run"
     folder.mkdir()
-    from diffusion.monitor import Monitor
+    from diffusion.training.monitor import Monitor
 
     preview = Monitor.preview
     calls = []
@@ -267,7 +269,7 @@ def test_previews_do_not_count_and_a_resumed_run_has_the_rest(tmp_path, monkeypa
 
 
 def test_a_budget_with_another_length_is_refused(tmp_path):
-    from diffusion.errors import UserError
+    from diffusion.system.errors import UserError
 
     with pytest.raises(
         UserError, match=r"training\.budget=4min and steps=4 both set the length: make one of them null"

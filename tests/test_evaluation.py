@@ -5,9 +5,8 @@ import pytest
 import torch
 from conftest import CACHE
 
-from diffusion.data import ASSETS, ImageData, Images, encode
-from diffusion.datasets import fashion_mnist, fashion_mnist_mini
-from diffusion.errors import UserError
+from diffusion.data.datasets import fashion_mnist, fashion_mnist_mini
+from diffusion.data.images import ASSETS, ImageData, Images, encode
 from diffusion.evaluation import cache as cache_module
 from diffusion.evaluation.cache import load_arrays, remembered
 from diffusion.evaluation.classifier import (
@@ -25,6 +24,7 @@ from diffusion.evaluation.features.module import ModuleFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.metrics import Moments, frechet_distance
 from diffusion.evaluation.reference import KEPT, FeatureSet, Reference, even_order, extract_set, training_arrays
+from diffusion.system.errors import UserError
 
 CPU = torch.device("cpu")
 SCORER = ASSETS / "fashion_mnist_scorer.safetensors"

@@ -13,8 +13,10 @@ from conftest import CACHE, ROOT, compose, saved_run
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from diffusion import image_model, tasks, training
+from diffusion import tasks
+from diffusion.drawing import image_model
 from diffusion.evaluation import likelihood, scoring
+from diffusion.training import loop as training
 
 EXAMPLES = {"train": 240, "sample": 140, "evaluate": 140}  # 520 in CI
 QUICK = 15
@@ -157,7 +159,7 @@ def call(script, words, capfd, monkeypatch):
     except SystemExit as leaving:
         code = leaving.code
     finally:
-        from diffusion import cli
+        from diffusion.config import cli
 
         cli._failure.clear()
         torch.set_num_threads(threads)

@@ -23,18 +23,20 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save
 
-from diffusion import build, checkpoint, trained, untrusted
-from diffusion.data import read_image
-from diffusion.datasets import fashion_mnist, image_folder, read_idx
-from diffusion.errors import UserError
+from diffusion.config import build, trained
+from diffusion.data.datasets import fashion_mnist, image_folder, read_idx
+from diffusion.data.images import read_image
 from diffusion.evaluation.cache import load_arrays
 from diffusion.evaluation.classifier import load_classifier
 from diffusion.evaluation.features.base import read_state
 from diffusion.evaluation.samples import load_samples
+from diffusion.records import checkpoint
+from diffusion.system import untrusted
+from diffusion.system.errors import UserError
 from diffusion.tasks.inpaint import read_mask
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="counts memory as Linux does")
-CPU = {"_target_": "diffusion.device.Device", "type": "cpu"}
+CPU = {"_target_": "diffusion.system.device.Device", "type": "cpu"}
 EXAMPLES = 150  # of damaged files of each kind
 
 
@@ -183,7 +185,8 @@ HOSTILE = {
         with_config(good, model={"_target_": "os.system", "command": "touch owned"}), path
     ),
     "a target through our imports": lambda path, good: torch.save(
-        with_config(good, model={"_target_": "diffusion.datasets.gzip.open", "filename": "owned", "mode": "w"}), path
+        with_config(good, model={"_target_": "diffusion.data.datasets.gzip.open", "filename": "owned", "mode": "w"}),
+        path,
     ),
     "a target that loads": lambda path, good: torch.save(
         with_config(good, schedule={"_target_": "torch.load", "f": "x"}), path
@@ -285,7 +288,7 @@ REASONS = {
     "its config holds longer texts than any": ("long texts",),
     "its config holds an interpolation": ("the environment",),
     "model._target_=os.system is not allowed": ("a target of the system",),
-    "model._target_=diffusion.datasets.gzip.open is not allowed": ("a target through our imports",),
+    "model._target_=diffusion.data.datasets.gzip.open is not allowed": ("a target through our imports",),
     "schedule._target_=torch.load is not allowed": ("a target that loads",),
     "model.width=4194304 must be at most": ("a huge network",),
     "its images have the size 1000000000": ("huge images",),
@@ -360,7 +363,7 @@ def test_a_checkpoint_of_parts_that_do_not_fit_is_not_gone_on_with(name, value, 
 
 def test_a_checkpoint_makes_no_folder_outside_the_working_one(good, tmp_path):
     for root in (f"{tmp_path}/elsewhere", "../elsewhere"):
-        config = {**good["config"], "data": {"_target_": "diffusion.datasets.mnist", "root": root}}
+        config = {**good["config"], "data": {"_target_": "diffusion.data.datasets.mnist", "root": root}}
         assert "elsewhere, which the checkpoint names, is no folder here" in told(build.data_of, config)
         taken = told(build.starting_config, config, OmegaConf.create(compose("train", "checkpoint=x")), [])
         assert "elsewhere, which the checkpoint names, is no folder here" in taken

@@ -3,8 +3,8 @@
 import csv
 import json
 
-from diffusion.cli import folder_name
-from diffusion.leaderboard import rows, write
+from diffusion.config.cli import folder_name
+from diffusion.config.leaderboard import rows, write
 
 
 def add(folder, name, **metrics):

@@ -10,15 +10,17 @@ from conftest import CACHE, ROOT, GaussianDenoiser, compose, tiny_config
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffusion import build, checkpoint, trained, variational
-from diffusion.data import ImageData, ImageFiles, Images, encode
+from diffusion import variational
+from diffusion.config import build, trained
+from diffusion.data.images import ImageData, ImageFiles, Images, encode
 from diffusion.denoiser import Denoiser, Estimate, Estimator
-from diffusion.device import Device
-from diffusion.errors import UserError
 from diffusion.evaluation import likelihood, plots
 from diffusion.evaluation.likelihood import histogram_bits, likelihood_bound, png_bits, process_times, stratify
 from diffusion.objective import V
+from diffusion.records import checkpoint
 from diffusion.schedule import EDM, Cosine, Flow, Linear
+from diffusion.system.device import Device
+from diffusion.system.errors import UserError
 
 STD = 0.3
 

@@ -6,10 +6,11 @@ import torch
 from conftest import same, tiny_config
 
 import diffusion
-from diffusion import build, checkpoint
+from diffusion.config import build
 from diffusion.denoiser import per_image
-from diffusion.errors import UserError
+from diffusion.records import checkpoint
 from diffusion.sampler import DDIM, UniPC
+from diffusion.system.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import CACHE, ROOT, GaussianDenoiser, curve, same, write_pictures
 
-from diffusion import ranks
-from diffusion.errors import UserError
 from diffusion.sampler import DDIM, UniPC
 from diffusion.sampler.base import draw_images
 from diffusion.schedule import Cosine
+from diffusion.system import ranks
+from diffusion.system.errors import UserError
 
 TINY = (
     *("model.width=8", "model.groups=4", "model.head_width=8", "training.batch_size=8", "device=cpu"),

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from diffusion.data import Images
+from diffusion.data.images import Images
 from diffusion.evaluation import plots
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import comparison, markdown_table, summary, write_report

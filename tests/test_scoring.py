@@ -6,8 +6,8 @@ import torch
 from conftest import CACHE
 from PIL import Image
 
-from diffusion.data import ImageData, ImageFiles, Images
-from diffusion.errors import UserError
+from diffusion.data.images import ImageData, ImageFiles, Images
+from diffusion.drawing.pictures import save_samples
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.illustrations import illustrate
@@ -17,7 +17,7 @@ from diffusion.evaluation.reference import even_order
 from diffusion.evaluation.report import write_report
 from diffusion.evaluation.samples import load_samples
 from diffusion.evaluation.scoring import Scorer, average, over_seeds
-from diffusion.pictures import save_samples
+from diffusion.system.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -210,7 +210,8 @@ WRONG = [
 # Imports once what takes seconds, and runs every command as a script in a process forked from there.
 FORKING = """
 import json, os, runpy, sys
-import torch, hydra, diffusion.build, diffusion.trained, diffusion.training, diffusion.evaluation.scoring
+import torch, hydra
+import diffusion.config.build, diffusion.config.trained, diffusion.training.loop, diffusion.evaluation.scoring
 for number, (script, arguments) in enumerate(json.loads(sys.stdin.read())):
     child = os.fork()
     if not child:
@@ -458,7 +459,7 @@ def test_other_data_trains_its_own_scorer_once(run, tmp_path):
 @pytest.mark.slow
 def test_training_on_from_a_trained_model(trained, run, tmp_path):
     """Consistency tuning takes model, data and averaged weights from the run, and is a run of its own."""
-    from diffusion import checkpoint
+    from diffusion.records import checkpoint
 
     quick = (
         "training.steps=2",

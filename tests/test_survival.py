@@ -17,11 +17,13 @@ from conftest import CACHE, ROOT, curve, same, tiny_config, write_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import make, train
 
-from diffusion import build, checkpoint, untrusted
-from diffusion.errors import UserError
-from diffusion.files import sole_use
-from diffusion.interruption import Stopped
-from diffusion.tracking import Tracker
+from diffusion.config import build
+from diffusion.records import checkpoint
+from diffusion.records.tracking import Tracker
+from diffusion.system import untrusted
+from diffusion.system.errors import UserError
+from diffusion.system.files import sole_use
+from diffusion.training.interruption import Stopped
 
 
 @pytest.mark.slow
@@ -210,7 +212,7 @@ def weights_after(folder, steps):
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     with sole_use(tmp_path / "run"):
-        code = "import sys; from pathlib import Path; from diffusion.files import sole_use\n"
+        code = "import sys; from pathlib import Path; from diffusion.system.files import sole_use\n"
         code += "with sole_use(Path(sys.argv[1])): pass"
         command = [sys.executable, "-c", code, str(tmp_path / "run")]
         other = subprocess.run(command, capture_output=True, text=True, check=False)

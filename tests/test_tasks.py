@@ -11,14 +11,14 @@ from conftest import CorrelatedDenoiser, FiniteDenoiser, GaussianDenoiser, tiny_
 from PIL import Image
 from torch import nn
 
-from diffusion import build
-from diffusion.data import ImageData, Images, encode
+from diffusion.config import build
+from diffusion.data.images import ImageData, Images, encode
 from diffusion.denoiser import Estimate, Wrapped
-from diffusion.device import Device
-from diffusion.errors import UserError
-from diffusion.image_model import ImageModel
+from diffusion.drawing.image_model import ImageModel
 from diffusion.sampler import DDIM, DPMSolver, Noise
 from diffusion.schedule import Cosine, Flow
+from diffusion.system.device import Device
+from diffusion.system.errors import UserError
 from diffusion.tasks import ImageToImage, Inpaint, Interpolate, Invert, Job
 from diffusion.tasks.inpaint import Inpainting, read_mask
 from diffusion.tasks.interpolate import between_noises

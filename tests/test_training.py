@@ -9,12 +9,13 @@ import pytest
 import torch
 from conftest import curve, same, tiny_config
 
-from diffusion import build, checkpoint
-from diffusion.data import encode
-from diffusion.errors import UserError
-from diffusion.interruption import Stopped
-from diffusion.pacing import learning_rate_factor, total_steps
-from diffusion.randomness import TRAINING, stream
+from diffusion.config import build
+from diffusion.data.images import encode
+from diffusion.records import checkpoint
+from diffusion.system.errors import UserError
+from diffusion.system.randomness import TRAINING, stream
+from diffusion.training.interruption import Stopped
+from diffusion.training.pacing import learning_rate_factor, total_steps
 
 
 def make(folder, resume=None, **overrides):

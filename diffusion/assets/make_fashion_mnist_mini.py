@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import torch
 
-from diffusion.data import ASSETS, Images
-from diffusion.datasets import fashion_mnist
-from diffusion.randomness import SPLIT, stream
+from diffusion.data.datasets import fashion_mnist
+from diffusion.data.images import ASSETS, Images
+from diffusion.system.randomness import SPLIT, stream
 
 
 def balanced(split: Images, per_class: int) -> dict[str, np.ndarray]:

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.data import ImageData, batches, encode
-from diffusion.errors import UserError
-from diffusion.files import replacing
-from diffusion.randomness import NETWORK, SPLIT, stream
-from diffusion.untrusted import read_json
+from diffusion.data.images import ImageData, batches, encode
+from diffusion.system.errors import UserError
+from diffusion.system.files import replacing
+from diffusion.system.randomness import NETWORK, SPLIT, stream
+from diffusion.system.untrusted import read_json
 
 
 class Classifier(nn.Module):

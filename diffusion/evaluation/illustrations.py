@@ -7,11 +7,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.data import ImageFiles, Images
+from diffusion.data.images import ImageFiles, Images
+from diffusion.drawing.pictures import class_grid, save_picture, tile
 from diffusion.evaluation import plots
 from diffusion.evaluation.scoring import Scorer
-from diffusion.pictures import class_grid, save_picture, tile
-from diffusion.tracking import Tracker
+from diffusion.records.tracking import Tracker
 
 SHOWN = 12  # pairs in a row
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.data import ImageData, ImageFiles, Images, encode, pad_images
+from diffusion.data.images import ImageData, ImageFiles, Images, encode, pad_images
 from diffusion.denoiser import Denoiser, per_image
-from diffusion.device import exact_float32
-from diffusion.errors import UserError
 from diffusion.evaluation.reference import even_order
-from diffusion.progress import progress_bar
-from diffusion.randomness import LIKELIHOOD, stream
 from diffusion.schedule import Schedule
+from diffusion.system.device import exact_float32
+from diffusion.system.errors import UserError
+from diffusion.system.progress import progress_bar
+from diffusion.system.randomness import LIKELIHOOD, stream
 from diffusion.variational import LEAST_NOISE, has_step, prior_bits, step_bits
 
 FIXED_SHARE = 1.0  # where no variance is learned: β (0 is β̃), the right one for steps finer than the data's details

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data import Images
-from diffusion.device import exact_float32
+from diffusion.data.images import Images
+from diffusion.system.device import exact_float32
 
 CHUNK = 10_000  # training images compared at once
 ROWS = 1000

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
+from diffusion.drawing.pictures import tile
 from diffusion.evaluation.report import COMPARABLE
-from diffusion.files import replacing
-from diffusion.pictures import tile
+from diffusion.system.files import replacing
 
 GENERATED, REAL = "tab:blue", "tab:orange"
 CLASS_SCORES = {

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion import ranks
-from diffusion.data import ASSETS, ImageFiles, Images
+from diffusion.data.images import ASSETS, ImageFiles, Images
 from diffusion.evaluation.cache import Arrays, cache_key, load_arrays, remembered
 from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.metrics import Moments, mean_kernel, neighbour_radii
-from diffusion.progress import progress_bar
-from diffusion.randomness import SPLIT, stream
+from diffusion.system import ranks
+from diffusion.system.progress import progress_bar
+from diffusion.system.randomness import SPLIT, stream
 
 BATCH = 500
 KEPT = 10_000  # images whose features are kept, for the scores that compare all pairs

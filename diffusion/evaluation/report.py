@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion.files import replacing
+from diffusion.system.files import replacing
 
 Scores = dict[str, Any]
 

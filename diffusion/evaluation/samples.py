@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion.data import ImageData, ImageFiles, Images, find_images
-from diffusion.errors import UserError, brief
-from diffusion.untrusted import open_image, read_arrays
+from diffusion.data.images import ImageData, ImageFiles, Images, find_images
+from diffusion.system.errors import UserError, brief
+from diffusion.system.untrusted import open_image, read_arrays
 
 log = logging.getLogger("diffusion")
 

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion import ranks
-from diffusion.data import ImageFiles, Images
-from diffusion.errors import UserError
+from diffusion.data.images import ImageFiles, Images
 from diffusion.evaluation.cache import cache_key, remembered
 from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.metrics import (
@@ -38,8 +36,10 @@ from diffusion.evaluation.reference import (
     even_order,
     extract_set,
 )
-from diffusion.progress import progress_bar
-from diffusion.randomness import SPLIT, stream
+from diffusion.system import ranks
+from diffusion.system.errors import UserError
+from diffusion.system.progress import progress_bar
+from diffusion.system.randomness import SPLIT, stream
 
 log = logging.getLogger("diffusion")
 Scores = dict[str, Any]
@@ -218,7 +218,7 @@ class Scorer:
         A classifier is trained on the generated images alone and tested on the real test images; beside it, one that
         was trained in the same way on as many real training images.
         """
-        from diffusion.data import ImageData
+        from diffusion.data.images import ImageData
         from diffusion.evaluation.classifier import recipe, train_classifier
 
         data, n = self.data, len(images)

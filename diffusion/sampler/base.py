@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, Estimator
-from diffusion.progress import progress_bar
-from diffusion.randomness import SAMPLING, stream
 from diffusion.sampler.grid import GRIDS
 from diffusion.schedule import Level, Schedule, levels_at
+from diffusion.system.progress import progress_bar
+from diffusion.system.randomness import SAMPLING, stream
 
 log = logging.getLogger("diffusion")
 Observer = Callable[[Tensor, Tensor], None]

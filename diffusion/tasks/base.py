@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion import trained
-from diffusion.data import ImageData
-from diffusion.errors import UserError
+from diffusion.config import trained
+from diffusion.data.images import ImageData
+from diffusion.drawing.image_model import ImageModel
+from diffusion.drawing.pictures import class_grid, labelled_grid
 from diffusion.evaluation.reference import even_order
 from diffusion.evaluation.samples import load_samples
-from diffusion.image_model import ImageModel
-from diffusion.pictures import class_grid, labelled_grid
 from diffusion.sampler import Conditions, Observer, Sampler
+from diffusion.system.errors import UserError
 
 
 @dataclass

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser import Estimate, Estimator, Wrapped
-from diffusion.errors import UserError
-from diffusion.randomness import SAMPLING, stream
 from diffusion.sampler import DDIM, Conditions
 from diffusion.schedule import Level
+from diffusion.system.errors import UserError
+from diffusion.system.randomness import SAMPLING, stream
+from diffusion.system.untrusted import open_image
 from diffusion.tasks.base import Job, Result, Task, table_of
-from diffusion.untrusted import open_image
 
 HALVES: dict[str, Callable[[int], tuple[slice, slice]]] = {  # what is painted anew of size × size pixels
     "top": lambda size: (slice(0, size // 2), slice(None)),

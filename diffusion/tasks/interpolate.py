@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, Estimator, Wrapped
-from diffusion.errors import UserError
-from diffusion.pictures import labelled_grid
+from diffusion.drawing.pictures import labelled_grid
 from diffusion.sampler import Conditions, Noise
+from diffusion.system.errors import UserError
 from diffusion.tasks.base import Job, Result, Task
 
 

@@ -4,11 +4,11 @@ import logging
 
 import torch
 
-from diffusion.data import ImageData
-from diffusion.errors import UserError
+from diffusion.data.images import ImageData
 from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
+from diffusion.system.errors import UserError
 
 log = logging.getLogger("diffusion")
 

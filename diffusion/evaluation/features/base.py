@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion.data import ImageData
-from diffusion.device import exact_float32
-from diffusion.errors import UserError, brief
-from diffusion.untrusted import read_old_torch, read_torch
+from diffusion.data.images import ImageData
+from diffusion.system.device import exact_float32
+from diffusion.system.errors import UserError, brief
+from diffusion.system.untrusted import read_old_torch, read_torch
 
 
 class Features:

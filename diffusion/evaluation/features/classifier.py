@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion.data import ASSETS, ImageData, encode
-from diffusion.errors import UserError, brief
+from diffusion.data.images import ASSETS, ImageData, encode
 from diffusion.evaluation.cache import cache_key
 from diffusion.evaluation.classifier import (
     forward_frozen,
@@ -17,6 +16,7 @@ from diffusion.evaluation.classifier import (
     train_classifier,
 )
 from diffusion.evaluation.features.base import Features
+from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
 

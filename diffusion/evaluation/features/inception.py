@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion.data import ImageData
-from diffusion.errors import UserError, brief
+from diffusion.data.images import ImageData
 from diffusion.evaluation.classifier import state_hash
 from diffusion.evaluation.features.base import Features, read_state
+from diffusion.system.errors import UserError, brief
 
 
 class InceptionFeatures(Features):

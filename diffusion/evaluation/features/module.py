@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.data import ImageData, encode
-from diffusion.errors import UserError, brief
+from diffusion.data.images import ImageData, encode
 from diffusion.evaluation.cache import cache_key
 from diffusion.evaluation.classifier import forward_frozen, state_hash
 from diffusion.evaluation.features.base import Features, read_state
+from diffusion.system.errors import UserError, brief
 
 
 class ModuleFeatures(Features):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data import ImageData
+from diffusion.data.images import ImageData
 from diffusion.evaluation.cache import cache_key, remembered
 from diffusion.evaluation.features.base import Features
 

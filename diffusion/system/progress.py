@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from diffusion import ranks
+from diffusion.system import ranks
 
 
 def progress_bar(total: int, description: str, unit: str, initial: int = 0, disable: bool = False) -> tqdm:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from diffusion.files import replacing
+from diffusion.system.files import replacing
 
 
 def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data import ASSETS, ImageData, ImageFiles, Images, find_images
-from diffusion.errors import UserError, brief
-from diffusion.randomness import SPLIT, stream
-from diffusion.untrusted import MEMORY_LIMIT
+from diffusion.data.images import ASSETS, ImageData, ImageFiles, Images, find_images
+from diffusion.system.errors import UserError, brief
+from diffusion.system.randomness import SPLIT, stream
+from diffusion.system.untrusted import MEMORY_LIMIT
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

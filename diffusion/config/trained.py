@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion import checkpoint
-from diffusion.build import GUIDING, build, build_denoiser, build_network, load_weights
-from diffusion.device import Device
+from diffusion.config.build import GUIDING, build, build_denoiser, build_network, load_weights
+from diffusion.config.settings import Config, allowed_target, unknown
+from diffusion.drawing.image_model import ImageModel
 from diffusion.ema import post_hoc
-from diffusion.errors import UserError
-from diffusion.image_model import ImageModel
+from diffusion.records import checkpoint
 from diffusion.sampler import Conditions, Observer, Sampler
-from diffusion.settings import Config, allowed_target, unknown
+from diffusion.system.device import Device
+from diffusion.system.errors import UserError
 
 log = logging.getLogger("diffusion")
 SAMPLERS = ("DDIM", "Euler", "Heun", "UniPC")  # those with settings of their own

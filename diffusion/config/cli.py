@@ -19,9 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion import ranks
-from diffusion.errors import InUse, UserError
-from diffusion.files import sole_use
+from diffusion.system import ranks
+from diffusion.system.errors import InUse, UserError
+from diffusion.system.files import sole_use
 
 log = logging.getLogger("diffusion")
 PATH_SETTINGS = (
@@ -79,7 +79,7 @@ def as_sentence(error: BaseException) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
     if str(error).startswith("Config group override must be a string"):  # Hydra's, without a name
-        from diffusion.settings import HOMES
+        from diffusion.config.settings import HOMES
 
         groups = [a for a in sys.argv[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")]
         given = next(
@@ -106,7 +106,7 @@ def hydra_sentence(message: str) -> str:
         return resolved[1]
     override = re.search(r"Could not (?:override|append to|delete)[^']*'([^']*)'", message)
     if override:
-        from diffusion.settings import FROM_CHECKPOINT, unknown
+        from diffusion.config.settings import FROM_CHECKPOINT, unknown
 
         name = override.group(1).split("=")[0].replace("sampler@preview", "preview")
         if "Could not append" in message:
@@ -204,7 +204,7 @@ def quote_path(argument: str) -> str:
 
 def continue_in_run_folder() -> None:
     """Point `hydra.run.dir` at the run that `resume=` names, so that it goes on in its own folder."""
-    from diffusion import checkpoint
+    from diffusion.records import checkpoint
 
     if {"-m", "--multirun"} & set(sys.argv):
         raise UserError("resume= continues one run and cannot be swept: leave out -m.")
@@ -260,7 +260,7 @@ def _record_failure(cfg: DictConfig, reason: str) -> None:
 
 
 def _show_leaderboard() -> None:
-    leaderboard = sys.modules.get("diffusion.leaderboard")
+    leaderboard = sys.modules.get("diffusion.config.leaderboard")
     if leaderboard is not None:
         leaderboard.show()
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from diffusion import ranks
+from diffusion.system import ranks
 
 LEVELS = 5  # noise levels t in (0, 0.2], (0.2, 0.4], … whose losses are logged apart
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.device import physical_memory
-from diffusion.errors import brief
+from diffusion.system.device import physical_memory
+from diffusion.system.errors import brief
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffusion import ranks
-from diffusion.data import crop_images, decode, encode, pad_images
+from diffusion.data.images import crop_images, decode, encode, pad_images
 from diffusion.denoiser import Denoiser
-from diffusion.device import Device
-from diffusion.errors import UserError
 from diffusion.guidance import ClassifierFree, Guidance, Unconditional
 from diffusion.sampler import Conditions, Observer, Sampler, draw_images
+from diffusion.system import ranks
+from diffusion.system.device import Device
+from diffusion.system.errors import UserError
 
 
 class ImageModel:

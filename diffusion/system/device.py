@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 import torch
 from torch import nn
 
-from diffusion import ranks
-from diffusion.errors import brief
+from diffusion.system import ranks
+from diffusion.system.errors import brief
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 log = logging.getLogger("diffusion")

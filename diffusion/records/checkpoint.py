@@ -24,9 +24,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusion.errors import NotWritten, UserError, brief
-from diffusion.files import replacing
-from diffusion.untrusted import Damaged, check_settings, check_sums, read_json, read_torch
+from diffusion.system.errors import NotWritten, UserError, brief
+from diffusion.system.files import replacing
+from diffusion.system.untrusted import Damaged, check_settings, check_sums, read_json, read_torch
 
 log = logging.getLogger("diffusion")
 FORMAT = 1
@@ -35,6 +35,12 @@ CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
 IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
 FORBIDDEN = "/\\:" if os.name == "nt" else "/\\"  # in the name of a folder
 MODEL_KEYS = ("config", "image", "step", "total_steps")
+# What a config called a class before it moved → what it is called now; one that ends in a dot stands for all in it.
+RENAMED = {
+    "diffusion.datasets.": "diffusion.data.datasets.",
+    "diffusion.device.": "diffusion.system.device.",
+    "diffusion.training.Trainer": "diffusion.training.loop.Trainer",
+}
 KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
 
 
@@ -92,6 +98,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a checkpoint whose config is incomplete: give one that train.py wrote.")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
+    state["config"] = with_new_names(state["config"])
     state["config"].setdefault("loss", {"_target_": "diffusion.loss.Target"})  # of runs before there was a choice
     try:
         check_settings(state["config"])
@@ -100,6 +107,19 @@ def load(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is refused: {error}.") from error
     return state
+
+
+def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
+    """A config whose groups name their classes as they are called today; see `RENAMED`."""
+
+    def renamed(node: Any) -> Any:
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            return node
+        name = node["_target_"]
+        old = next((old for old in RENAMED if name == old or (old[-1] == "." and name.startswith(old))), "")
+        return {**node, "_target_": RENAMED.get(old, "") + name[len(old) :]}
+
+    return {key: renamed(node) for key, node in config.items()}
 
 
 def check_image(image: dict[str, Any]) -> None:

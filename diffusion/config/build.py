@@ -16,10 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from diffusion import checkpoint, ranks
-from diffusion.device import physical_memory
-from diffusion.errors import UserError, brief
-from diffusion.settings import (
+from diffusion.config.settings import (
     Config,
     allowed_target,
     check_arguments,
@@ -28,6 +25,10 @@ from diffusion.settings import (
     in_context,
     without_target,
 )
+from diffusion.records import checkpoint
+from diffusion.system import ranks
+from diffusion.system.device import physical_memory
+from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
 # What a resumed run may change: its length, what it logs, and where it computes.
@@ -88,7 +89,7 @@ def build_network(
     Raises:
         UserError: a setting or the weights do not fit, or the network does not fit in memory.
     """
-    from diffusion.randomness import NETWORK, stream
+    from diffusion.system.randomness import NETWORK, stream
 
     guidance = build(config["guidance"], "guidance")
     if guidance.conditional and not image["class_names"]:
@@ -318,8 +319,8 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         resume: the checkpoint to go on from.
         start: the checkpoint whose averaged weights a new run starts from.
     """
-    from diffusion.image_model import ImageModel
-    from diffusion.tracking import Tracker
+    from diffusion.drawing.image_model import ImageModel
+    from diffusion.records.tracking import Tracker
 
     if resume is not None and resume["optimizer"] is None:
         raise UserError(
@@ -353,7 +354,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     timesteps = build(config["timesteps"], "timesteps", {"schedule": denoiser.schedule})
     tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
     monitor = build(
-        {"_target_": "diffusion.monitor.Monitor", **config["score"]},
+        {"_target_": "diffusion.training.monitor.Monitor", **config["score"]},
         "score",
         model=ImageModel(build_denoiser(config, ema.network, image), guidance, device, image),
         sampler=build(config["preview"], "preview"),

@@ -5,18 +5,18 @@ from typing import Any
 
 import torch
 
-from diffusion import ranks
-from diffusion.data import ImageData, Images, encode, pad_images
+from diffusion.data.images import ImageData, Images, encode, pad_images
+from diffusion.drawing.image_model import ImageModel
+from diffusion.drawing.pictures import grid_layout, labelled_grid, save_picture, tile
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import METRICS, value_of, write_report
 from diffusion.evaluation.scoring import Scorer
-from diffusion.image_model import ImageModel
 from diffusion.loss import Weighted
-from diffusion.pictures import grid_layout, labelled_grid, save_picture, tile
-from diffusion.randomness import HELD_OUT, stream
+from diffusion.records.tracking import Tracker
 from diffusion.sampler import Sampler
+from diffusion.system import ranks
+from diffusion.system.randomness import HELD_OUT, stream
 from diffusion.timesteps import Timesteps
-from diffusion.tracking import Tracker
 
 
 class Monitor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from diffusion import ranks
-from diffusion.errors import brief
+from diffusion.system import ranks
+from diffusion.system.errors import brief
 
 log = logging.getLogger("diffusion")
 

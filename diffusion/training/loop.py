@@ -18,24 +18,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion import checkpoint, ranks
-from diffusion.data import ImageData, batches, encode, pad_images
+from diffusion.data.images import ImageData, batches, encode, pad_images
 from diffusion.denoiser import Denoiser
-from diffusion.device import Device
 from diffusion.ema import EMA, PowerEMA
-from diffusion.errors import NotWritten, UserError, brief
 from diffusion.guidance import ClassifierFree, Unconditional
-from diffusion.interruption import Stopped, StopSignals, resume_command
 from diffusion.loss import Weighted
-from diffusion.monitor import Monitor
-from diffusion.pacing import Pace, budget_seconds, learning_rate_factor, total_steps
-from diffusion.profiling import profiling
-from diffusion.progress import progress_bar
-from diffusion.randomness import TRAINING, stream
-from diffusion.running_sums import RunningSums, Stopwatch
+from diffusion.records import checkpoint
+from diffusion.records.tracking import Tracker
 from diffusion.sampler.base import out_of_memory
+from diffusion.system import ranks
+from diffusion.system.device import Device
+from diffusion.system.errors import NotWritten, UserError, brief
+from diffusion.system.progress import progress_bar
+from diffusion.system.randomness import TRAINING, stream
 from diffusion.timesteps import Timesteps
-from diffusion.tracking import Tracker
+from diffusion.training.interruption import Stopped, StopSignals, resume_command
+from diffusion.training.monitor import Monitor
+from diffusion.training.pacing import Pace, budget_seconds, learning_rate_factor, total_steps
+from diffusion.training.profiling import profiling
+from diffusion.training.running_sums import RunningSums, Stopwatch
 
 log = logging.getLogger("diffusion")
 
@@ -80,7 +81,7 @@ class Trainer:
         log_every, checkpoint_every, preview_every, evaluate_every: in optimizer steps; 0 means never (checkpoints,
             previews and scores: only at the end).
         workers: processes that decode images, where they do not fit in memory.
-        profile: steps to record with PyTorch's profiler; 0 is none. See `diffusion.profiling`.
+        profile: steps to record with PyTorch's profiler; 0 is none. See `diffusion.training.profiling`.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
-from diffusion.errors import UserError
+from diffusion.system.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

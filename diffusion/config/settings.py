@@ -10,14 +10,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from diffusion.errors import UserError
+from diffusion.system.errors import UserError
 
 Config = dict[str, Any]
 LARGEST = 10**9  # of the scripts' own numbers: images, seeds, sizes of batches
 FROM_CHECKPOINT = ("model", "schedule", "objective", "loss", "timesteps", "ema")
 # Where the classes of each group of the config live; nothing else may be named by a config.
 HOMES = {
-    "data": "diffusion.datasets",
+    "data": "diffusion.data.datasets",
     "model": "diffusion.networks",
     "schedule": "diffusion.schedule",
     "objective": "diffusion.objective",
@@ -28,10 +28,10 @@ HOMES = {
     "sampler": "diffusion.sampler",
     "preview": "diffusion.sampler",
     "optimizer": "torch.optim",
-    "training": "diffusion.training",
-    "score": "diffusion.monitor",
+    "training": "diffusion.training.loop",
+    "score": "diffusion.training.monitor",
     "task": "diffusion.tasks",
-    "device": "diffusion.device",
+    "device": "diffusion.system.device",
     "features": "diffusion.evaluation.features",
     "scorer": "diffusion.evaluation.classifier",
 }

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffusion.errors import UserError, brief
-from diffusion.randomness import DATA_ORDER, stream
-from diffusion.untrusted import open_image
+from diffusion.system.errors import UserError, brief
+from diffusion.system.randomness import DATA_ORDER, stream
+from diffusion.system.untrusted import open_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def encode(images: Tensor) -> Tensor:

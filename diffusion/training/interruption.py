@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from diffusion import ranks
+from diffusion.system import ranks
 
 log = logging.getLogger("diffusion")
 

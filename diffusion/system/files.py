@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-from diffusion.errors import InUse
+from diffusion.system.errors import InUse
 
 try:
     import fcntl

@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.evaluation.report import COMPARABLE, metrics_of_jobs, read_metrics, write_json
-from diffusion.files import replacing
+from diffusion.system.files import replacing
 
 COLUMNS = (
     *("rank", "status", "fid", "kid", "inception_score", "precision", "recall", "accuracy"),
@@ -51,7 +51,7 @@ class Leaderboard(Callback):
         if sum("settings" in job for job in jobs) < 2:
             return
         from diffusion.evaluation import plots
-        from diffusion.tracking import Tracker
+        from diffusion.records.tracking import Tracker
 
         figure = plots.sweep_curves(jobs)
         if figure is not None:
