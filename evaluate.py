@@ -42,8 +42,9 @@ DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "ema_width", "sampl
 def main(cfg: DictConfig) -> float:
     from diffusion.config import build, settings
     from diffusion.evaluation.illustrations import illustrate
-    from diffusion.evaluation.report import METRICS, bits_text, finished, summary, value_of, write_report
-    from diffusion.evaluation.scoring import over_seeds
+    from diffusion.evaluation.report import METRICS, bits_text, summary, value_of, write_report
+    from diffusion.evaluation.seeds import over_seeds
+    from diffusion.records.results import finished
     from diffusion.records.tracking import Tracker
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
@@ -181,7 +182,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
     }
     for seed in range(cfg.seed, cfg.seed + cfg.repeats):
         labels = model.labels(cfg.n)
-        images = trained.draw(model, sampler, cfg.n, labels, seed, batch_size)
+        images = model.draw(sampler, cfg.n, labels, seed, batch_size, progress=True)
         extra["settings"]["evaluations"] = model.evaluations
         file = "samples.npz" if seed == cfg.seed else f"samples_seed{seed}.npz"
         if ranks.first():

@@ -30,12 +30,11 @@ SETTINGS: dict[str, Any] = {
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> None:
-    import json
-
     from diffusion.config import build, settings, trained
     from diffusion.drawing import pictures
     from diffusion.records import checkpoint
-    from diffusion.system import files, ranks
+    from diffusion.records.results import write_json
+    from diffusion.system import ranks
     from diffusion.system.errors import UserError
     from diffusion.tasks import Job
 
@@ -89,8 +88,7 @@ def main(cfg: DictConfig) -> None:
     if film is not None:
         film.save(folder / "denoising.gif", made.images)
     if made.numbers:
-        with files.replacing(folder / "task.json") as temporary:
-            temporary.write_text(json.dumps(made.numbers, indent=2) + "\n")
+        write_json(folder / "task.json", made.numbers)
     if made.says:
         log.info("%s", made.says)
     log.info("%d images are in %s", len(made.images), folder)

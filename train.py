@@ -51,9 +51,10 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
-    from diffusion.config import build, settings
-    from diffusion.evaluation.report import fingerprint, finished, summary, write_json, write_report
+    from diffusion.config import build, resuming, settings
+    from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
+    from diffusion.records.results import fingerprint, finished, write_json
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
     from diffusion.training.interruption import resume_command
@@ -65,7 +66,7 @@ def train(cfg: DictConfig) -> float | None:
         group = name.partition(".")[0]
         log.info("%s is a setting for another %s than the command chose: left out.", name, group)
     settings.choose_length(cfg, overrides)
-    config, state, start = build.plain(cfg), None, None
+    config, state, start = resuming.plain(cfg), None, None
     asked = fingerprint([config, written(cfg.checkpoint)])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
@@ -73,16 +74,16 @@ def train(cfg: DictConfig) -> float | None:
         return done.get("fid")
     if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
         state = checkpoint.load(folder / checkpoint.LAST)
-        build.same_run(folder, state["config"], config)
-        config = build.resumed_config(state["config"], cfg, overrides)
+        resuming.same_run(folder, state["config"], config)
+        config = resuming.resumed_config(state["config"], cfg, overrides)
         log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
     elif cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
-        config = build.resumed_config(state["config"], cfg, overrides)
+        config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
         start = checkpoint.load(checkpoint.find(cfg.checkpoint))
-        config = build.starting_config(start["config"], cfg, overrides)
-        log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(build.TAKEN_OVER))
+        config = resuming.starting_config(start["config"], cfg, overrides)
+        log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(resuming.TAKEN_OVER))
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = build.build_trainer(config, folder, state, start)
@@ -105,7 +106,7 @@ def train(cfg: DictConfig) -> float | None:
         trainer.tracker.close()
     if not ranks.first():
         return fid
-    extra = {"step": trainer.step, "overrides": overrides, "asked": asked, "config": config}
+    extra = {"step": trainer.progress.step, "overrides": overrides, "asked": asked, "config": config}
     scores = trainer.monitor.scores
     if scores is not None:
         write_report(folder, [scores], extra, trainer.monitor.pictures)

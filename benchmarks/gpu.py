@@ -23,7 +23,8 @@ import throughput
 from common import PAGE, ROOT, compose, fill, read, run
 from machine import name_of, synchronise
 
-from diffusion.evaluation.report import markdown_table, write_json
+from diffusion.evaluation.document import markdown_table
+from diffusion.records.results import write_json
 from diffusion.training.pacing import budget_seconds
 
 FOLDER = ROOT / "outputs" / "gpu"
@@ -183,7 +184,7 @@ def draw(place: Path, device: str, n: int) -> None:
     def drawn(count: int) -> float:
         synchronise(model.device.torch_device)
         start = time.perf_counter()
-        trained.draw(model, sampler, count, model.labels(count), 0, batch, progress=False)
+        model.draw(sampler, count, model.labels(count), 0, batch)
         return time.perf_counter() - start
 
     drawn(min(batch, n))

@@ -24,7 +24,7 @@ from typing import Any
 
 from common import ROOT, fill, run
 
-from diffusion.evaluation.report import markdown_table
+from diffusion.evaluation.document import markdown_table
 
 PAGE = ROOT / "docs" / "ladder.md"
 SEEDS = 3  # of the rungs whose differences are claimed

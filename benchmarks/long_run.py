@@ -22,7 +22,7 @@ from common import ROOT, fill
 from machine import name_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion.evaluation.report import markdown_table
+from diffusion.evaluation.document import markdown_table
 
 PAGE = ROOT / "docs" / "scaling.md"
 TRAINING = (

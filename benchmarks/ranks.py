@@ -22,7 +22,8 @@ from common import ROOT, fill, middle
 from machine import name_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion.evaluation.report import markdown_table, write_json
+from diffusion.evaluation.document import markdown_table
+from diffusion.records.results import write_json
 
 PAGE = ROOT / "docs" / "scaling.md"
 TRAINING = "training.preview_every=0 training.checkpoint_every=0 score.n=0 score.held_out=0 preview.steps=1 device=cpu"

@@ -27,10 +27,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.build import build_trainer, plain
+from diffusion.config.build import build_trainer
+from diffusion.config.resuming import plain
 from diffusion.data.images import batches, encode, pad_images
+from diffusion.evaluation.document import markdown_table
 from diffusion.evaluation.plots import save_figure
-from diffusion.evaluation.report import markdown_table
 from diffusion.training.loop import Trainer
 
 PICTURE = ROOT / "docs" / "roofline.png"
@@ -64,8 +65,8 @@ def kind_named(operation: str) -> str:
 
 def shares(trainer: Trainer) -> tuple[dict[str, float], float]:
     """Seconds of each kind of work in a step, and of a whole step without the profiler."""
-    device = trainer.device.torch_device
-    data = batches(trainer.data.train, trainer.batch_size, trainer.seed, 0, device)
+    device = trainer.parts.device.torch_device
+    data = batches(trainer.parts.data.train, trainer.plan.batch_size, trainer.seed, 0, device)
     seconds = []
     for _ in range(STEPS):
         start = time.perf_counter()
@@ -87,15 +88,15 @@ def layers(trainer: Trainer) -> list[tuple[str, float, float, float]]:
     kinds = {nn.Conv2d: "convolution", nn.Linear: "linear", nn.GroupNorm: "group norm", nn.SiLU: "SiLU"}
     hooks = [
         module.register_forward_hook(lambda module, given, _: seen.append((module, given[0].detach())))
-        for module in trainer.denoiser.network.modules()
+        for module in trainer.parts.denoiser.network.modules()
         if isinstance(module, tuple(kinds))
     ]
-    images, labels = trainer.data.train.select(torch.arange(trainer.batch_size))
-    with trainer.device.autocast():
-        trainer.denoiser.network(
-            encode(pad_images(images, trainer.data.padding)).to(memory_format=trainer.device.memory_format),
+    images, labels = trainer.parts.data.train.select(torch.arange(trainer.plan.batch_size))
+    with trainer.parts.device.autocast():
+        trainer.parts.denoiser.network(
+            encode(pad_images(images, trainer.parts.data.padding)).to(memory_format=trainer.parts.device.memory_format),
             torch.full((len(images),), 500.0),
-            labels if trainer.denoiser.num_classes else None,
+            labels if trainer.parts.denoiser.num_classes else None,
         )
     for hook in hooks:
         hook.remove()
@@ -103,16 +104,16 @@ def layers(trainer: Trainer) -> list[tuple[str, float, float, float]]:
     for module, given in seen:
         kind = next(name for cls, name in kinds.items() if isinstance(module, cls))
         x = given.clone(memory_format=torch.preserve_format).requires_grad_()
-        with trainer.device.autocast():
+        with trainer.parts.device.autocast():
             out = module(x)
         sought, gradient = (x, *module.parameters()), torch.ones_like(out)
 
         def work(module: nn.Module = module, sought: tuple = sought, gradient: Tensor = gradient) -> None:
-            with trainer.device.autocast():
+            with trainer.parts.device.autocast():
                 out = module(sought[0])
             torch.autograd.grad(out, sought, gradient)
 
-        with FlopCounterMode(display=False) as counter, trainer.device.autocast():
+        with FlopCounterMode(display=False) as counter, trainer.parts.device.autocast():
             module(x).backward(gradient)
         # Norms and activations: about ten operations a number, forward and backward.
         flops = counter.get_total_flops() or 10 * x.numel()
@@ -181,9 +182,10 @@ def table(spent: dict[str, float], seconds: float, trainer: Trainer, flops: dict
         rows.append([kind, f"{100 * part / total:.1f} %", f"{here / 1e9:.2f}" if here else "–", speed])
     whole = sum(flops.values())
     rows.append(["**all**", "100 %", f"{whole / 1e9:.2f}", f"{whole / seconds / 1e9:,.0f}"])
+    device = trainer.parts.device
     head = (
-        f"A step of {trainer.batch_size} images takes {1000 * seconds:.0f} ms ({trainer.device.describe()}; "
-        f"{name_of(trainer.device.torch_device)}): {100 * whole / seconds / 1e9 / rate:.0f} % of the rate of a product "
+        f"A step of {trainer.plan.batch_size} images takes {1000 * seconds:.0f} ms ({device.describe()}; "
+        f"{name_of(device.torch_device)}): {100 * whole / seconds / 1e9 / rate:.0f} % of the rate of a product "
         f"of two {SIDE}×{SIDE} matrices, {rate:,.0f} GFLOP/s."
     )
     heads = ["", "of the operations' time", "GFLOP", "GFLOP/s"]
@@ -192,12 +194,13 @@ def table(spent: dict[str, float], seconds: float, trainer: Trainer, flops: dict
 
 def count(trainer: Trainer) -> dict[str, float]:
     """Floating-point operations of a step by kind, without those of the optimizer."""
-    data = batches(trainer.data.train, trainer.batch_size, trainer.seed, 0, trainer.device.torch_device)
-    plain_step, trainer.optimizer.step = trainer.optimizer.step, lambda *_: None  # type: ignore[method-assign,assignment]
+    parts = trainer.parts
+    data = batches(parts.data.train, trainer.plan.batch_size, trainer.seed, 0, parts.device.torch_device)
+    plain_step, parts.optimizer.step = parts.optimizer.step, lambda *_: None  # type: ignore[method-assign,assignment]
     # Attention is counted only where it is made of matrix products.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.train_step(next(data))
-    trainer.optimizer.step = plain_step  # type: ignore[method-assign]
+    parts.optimizer.step = plain_step  # type: ignore[method-assign]
     found: dict[str, float] = defaultdict(float)
     for operation, flops in counter.get_flop_counts()["Global"].items():
         found[kind_named(str(operation).replace(".", "::"))] += flops
@@ -213,12 +216,12 @@ def main() -> None:
         cfg = compose("train", "score.n=0", "score.held_out=0", "device=cpu", *words)
         trainer = build_trainer(plain(cfg), Path(folder))
         trainer.tracker.close()
-        trainer.denoiser.network.train()
+        trainer.parts.denoiser.network.train()
         rates = {name: matrix_rate(kind, torch.device("cpu")) for name, kind in PRECISIONS.items()}
         stream = bandwidth()
         spent, seconds = shares(trainer)
         flops = count(trainer)
-        text = table(spent, seconds, trainer, flops, rates["bf16" if trainer.device.autocasts else "fp32"])
+        text = table(spent, seconds, trainer, flops, rates["bf16" if trainer.parts.device.autocasts else "fp32"])
         print(text)
         figure = plot(layers(trainer), rates, stream)
         print(f"\nMemory: {stream:.0f} GB/s.")

@@ -24,8 +24,9 @@ from throughput import measure
 
 from diffusion.data.datasets import fashion_mnist
 from diffusion.drawing.pictures import save_samples
+from diffusion.evaluation.document import markdown_table
 from diffusion.evaluation.plots import save_figure
-from diffusion.evaluation.report import markdown_table, write_json
+from diffusion.records.results import write_json
 
 AXES: dict[str, tuple[str, str, tuple[int, ...]]] = {  # name → what changes, the setting, its values
     "batch": ("batch size", "training.batch_size={}", (4, 16, 64, 256)),

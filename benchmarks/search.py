@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import PAGE, ROOT, fill, read
 
-from diffusion.evaluation.report import markdown_table
+from diffusion.evaluation.document import markdown_table
 
 SPACE = (
     "model.width=choice(24,32,48,64)",

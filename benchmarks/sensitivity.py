@@ -16,11 +16,12 @@ from torch.nn.functional import avg_pool2d, pad
 
 from diffusion.data.datasets import fashion_mnist
 from diffusion.data.images import ImageData, Images
+from diffusion.evaluation.document import markdown_table
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.metrics import frechet_distance
 from diffusion.evaluation.reference import Reference, even_order, extract_set
-from diffusion.evaluation.report import markdown_table, value_of
+from diffusion.evaluation.report import value_of
 from diffusion.evaluation.scoring import Scorer
 
 PAGE = ROOT / "docs" / "evaluation.md"

@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.build import build_trainer, plain
+from diffusion.config.build import build_trainer
+from diffusion.config.resuming import plain
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.data.images import batches
-from diffusion.evaluation.report import markdown_table, write_json
+from diffusion.evaluation.document import markdown_table
+from diffusion.records.results import write_json
 
 OURS = {  # what train.py is told
     "quickstart": "",
@@ -75,25 +77,25 @@ def our_work(words: Sequence[str], device: torch.device, folder: Path) -> Work:
     words = [*words, "score.n=0", f"device={device.type}"]
     trainer = build_trainer(plain(compose("train", *words)), folder)
     trainer.tracker.close()
-    size, denoiser = trainer.batch_size, trainer.denoiser
-    data = batches(trainer.data.train, size, trainer.seed, 0, trainer.device.torch_device)
+    size, denoiser = trainer.plan.batch_size, trainer.parts.denoiser
+    data = batches(trainer.parts.data.train, size, trainer.seed, 0, trainer.parts.device.torch_device)
     channels, height, width = trainer.monitor.model.shape
 
     def inputs(n: int) -> tuple[Any, ...]:
-        x = torch.randn(n, channels, height, width, device=trainer.device.torch_device)
+        x = torch.randn(n, channels, height, width, device=trainer.parts.device.torch_device)
         labels = torch.zeros(n, dtype=torch.long, device=x.device) if denoiser.num_classes else None
-        return x.to(memory_format=trainer.device.memory_format), torch.full((n,), 500.0, device=x.device), labels
+        return x.to(memory_format=trainer.parts.device.memory_format), torch.full((n,), 500.0, device=x.device), labels
 
     whole = inputs(size)
 
     def forward() -> Tensor:
-        with trainer.device.autocast():
+        with trainer.parts.device.autocast():
             return denoiser.network(*whole)
 
     def step() -> None:
         trainer.train_step(next(data))
 
-    return Work(step, forward, denoiser.network, inputs(1), size, trainer.device.autocasts)
+    return Work(step, forward, denoiser.network, inputs(1), size, trainer.parts.device.autocasts)
 
 
 def peer_work(name: str, device: torch.device) -> Work:

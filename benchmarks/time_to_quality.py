@@ -30,8 +30,9 @@ from diffusion.config import trained
 from diffusion.data.datasets import fashion_mnist
 from diffusion.data.images import batches
 from diffusion.drawing.pictures import save_samples
-from diffusion.evaluation.report import markdown_table, write_json
+from diffusion.evaluation.document import markdown_table
 from diffusion.records import checkpoint
+from diffusion.records.results import write_json
 from diffusion.training.pacing import budget_seconds
 
 TRAIN = "experiment=best"
@@ -110,7 +111,7 @@ class Contest:
             sampler, labels = trained.choose_sampler(cfg.sampler, state["config"]), model.labels(self.n)
             batch_size = model.device.images_at_once(cfg.batch_size)
             start = time.perf_counter()
-            images = trained.draw(model, sampler, self.n, labels, seed, batch_size, progress=False)
+            images = model.draw(sampler, self.n, labels, seed, batch_size)
             evaluations = model.evaluations
             if evaluations > EVALUATIONS:
                 raise SystemExit(f"Ours takes {evaluations:g} network evaluations, not {EVALUATIONS}.")

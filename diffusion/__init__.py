@@ -1,24 +1,31 @@
 """Simple Diffusion: train, sample and measure diffusion models on small images.
 
-Read it in this order; each file is one idea.
+The theory comes first; read it in this order, each file is one idea.
 
     schedule.py     t → (α, σ): how noisy x_t is
     objective.py    what the network predicts, and how x̂_0 follows from it
     timesteps.py    which noise levels are trained
     denoiser.py     network + schedule + objective: x_t → x̂_0
-    loss/           what is minimised: weighted squared errors, the variational bound, consistency
     guidance.py     label dropout in training, guidance in sampling
-    sampler/        from noise to images: base.py (the loop), ddim.py, and faster ones
-    networks/       layers.py, unet_simple.py (the educational U-Net), unet.py (the modern one), dit.py (a transformer)
     ema.py          the averaged weights
-    training.py     the loop
+    variational.py  the bound on the likelihood
+    optimizer.py    Muon
+    loss/           what is minimised: weighted squared errors, the variational bound, consistency
+    sampler/        from noise to images: base.py (the loop), ddim.py, and faster ones
+    networks/       unet_simple.py (the educational U-Net), unet.py (the modern one), dit.py (a transformer)
 
-Around them: variational.py (the bound on the likelihood), data.py and datasets.py, device.py, randomness.py, pacing.py
-(length and learning rate), running_sums.py, interruption.py (Ctrl-C), checkpoint.py, tracking.py (TensorBoard),
-image_model.py (a model that draws), monitor.py (grids and scores of a run), tasks/ (inpainting, inversion, …),
-pictures.py, progress.py, files.py, errors.py, evaluation/ (the scorer, FID, Inception Score, likelihood), model.py (a
-trained model for Python) and, where Hydra comes in, build.py (config → objects), settings.py (its checks), trained.py
-(checkpoint → model), cli.py and leaderboard.py.
+The other rooms serve it.
+
+    model.py        a trained model for Python
+    training/       step.py and loop.py: how it is trained
+    drawing/        what draws images from a denoiser, and pictures for people
+    tasks/          what a trained model can do besides: inpainting, inversion, …
+    evaluation/     the scorer, FID, Inception Score, likelihood, the report
+    data/           images in memory and in files, the data sets
+    records/        what a run leaves behind: checkpoints, TensorBoard, scores
+    config/         the command line and config → objects: the only room that knows Hydra
+    system/         device, processes, files, files from strangers, progress bars, random streams, errors
+    assets/         the images and the scorer that come with the package
 """
 
 from typing import TYPE_CHECKING, Any
@@ -28,12 +35,7 @@ if TYPE_CHECKING:
 
 
 def load(path: Any, **settings: Any) -> "Model":
-    """A trained model, to sample from and to denoise with; see `diffusion.model.load`.
-
-    Args:
-        path: a run folder, a checkpoint, a .safetensors file that `Model.save` wrote, or "latest".
-        settings: device="cpu", averaged=True, ema_width=None, …
-    """
+    """A trained model, to sample from and to denoise with; arguments as in `diffusion.model.load`."""
     from diffusion.model import load  # here, so that the command line starts without waiting for torch
 
     return load(path, **settings)

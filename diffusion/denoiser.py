@@ -99,13 +99,7 @@ class Denoiser(Estimator):
         self.evaluated = 0  # images that the network was evaluated on, for reports
 
     def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:
-        """x̂_0, and the learned variance where there is one.
-
-        Args:
-            x_t: noisy images (B, C, H, W).
-            t: times in (0, 1], (B,), or one for all.
-            labels: classes (B,), `num_classes` for "none"; None means "none" for all.
-        """
+        """x̂_0, and the learned variance where there is one; the times t may also differ, (B,)."""
         t = x_t.new_full((len(x_t),), t) if isinstance(t, float) else t
         c_skip, c_out, c_in = (per_image(c, x_t) for c in self.objective.coefficients(*self.schedule(t)))
         prediction, share = self.predict(c_in * x_t, t, labels)

@@ -10,6 +10,7 @@ https://arxiv.org/abs/2406.02507) the poor one is a smaller model, or one that w
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -92,41 +93,47 @@ class Guided(Wrapped):
         return per_image(self._scales[labels], x_t)
 
 
-def check_settings(
-    scale: float | Sequence[float], interval: Sequence[float] | None, rescale: float, plus_plus: bool = False
-) -> None:
-    """Raise `ValueError` for settings of guidance that make no sense."""
-    scales = list(scale) if isinstance(scale, Sequence) else [scale]
-    if not scales or min(scales) < 0:
-        raise ValueError(f"scale={scale} must be 0 (unconditional), 1 (conditional) or more (guided)")
-    if plus_plus and max(scales) > 1:
-        raise ValueError(f"scale={scale} must lie between 0 and 1 with guidance.plus_plus=true (CFG++)")
-    if interval and (len(interval) != 2 or not 0 <= interval[0] < interval[1]):
-        raise ValueError(
-            f"interval={interval} must be [low, high] of σ/α with 0 ≤ low < high, for example [0.2, 5]; or []"
-        )
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"rescale={rescale} must lie between 0 and 1")
+@dataclass(eq=False)
+class Scaled:
+    """What all guidance by a scale has in common; arguments as in `Guided`."""
+
+    _: KW_ONLY
+    scale: float | list[float] = 2.0
+    interval: list[float] | None = None
+    rescale: float = 0.0
+    plus_plus = False
+
+    def __post_init__(self) -> None:
+        scale, interval, rescale = self.scale, self.interval, self.rescale
+        scales = list(scale) if isinstance(scale, Sequence) else [scale]
+        if not scales or min(scales) < 0:
+            raise ValueError(f"scale={scale} must be 0 (unconditional), 1 (conditional) or more (guided)")
+        if self.plus_plus and max(scales) > 1:
+            raise ValueError(f"scale={scale} must lie between 0 and 1 with guidance.plus_plus=true (CFG++)")
+        if interval and (len(interval) != 2 or not 0 <= interval[0] < interval[1]):
+            raise ValueError(
+                f"interval={interval} must be [low, high] of σ/α with 0 ≤ low < high, for example [0.2, 5]; or []"
+            )
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"rescale={rescale} must lie between 0 and 1")
+
+    def check(self, num_classes: int) -> None:
+        """Raise `ValueError` unless there is one scale for all classes or one for each."""
+        if isinstance(self.scale, Sequence) and len(self.scale) != num_classes:
+            raise ValueError(f"scale={self.scale} must be one number, or one for each of the {num_classes} classes")
+
+    def describe(self) -> str:
+        """For reports."""
+        scale = self.scale
+        shown = "per class " + ", ".join(f"{s:g}" for s in scale) if isinstance(scale, Sequence) else f"{scale:g}"
+        text = f"{'CFG++' if self.plus_plus else 'guidance'} scale {shown}"
+        if self.interval:
+            text += f" at σ/α from {self.interval[0]:g} to {self.interval[1]:g}"
+        return text + (f", rescaled {self.rescale:g}" if self.rescale else "")
 
 
-def check_scales(scale: float | Sequence[float], num_classes: int) -> None:
-    """Raise `ValueError` unless there is one scale for all classes or one for each."""
-    if isinstance(scale, Sequence) and len(scale) != num_classes:
-        raise ValueError(f"scale={scale} must be one number, or one for each of the {num_classes} classes")
-
-
-def describe_settings(
-    scale: float | Sequence[float], interval: Sequence[float] | None, rescale: float, plus_plus: bool = False
-) -> str:
-    """For reports."""
-    scales = "per class " + ", ".join(f"{one:g}" for one in scale) if isinstance(scale, Sequence) else f"{scale:g}"
-    text = f"{'CFG++' if plus_plus else 'guidance'} scale {scales}"
-    if interval:
-        text += f" at σ/α from {interval[0]:g} to {interval[1]:g}"
-    return text + (f", rescaled {rescale:g}" if rescale else "")
-
-
-class ClassifierFree:
+@dataclass(eq=False)
+class ClassifierFree(Scaled):
     """A label-conditional model: label dropout in training, guidance in sampling.
 
     Args:
@@ -136,32 +143,21 @@ class ClassifierFree:
 
     conditional = True
 
-    def __init__(
-        self,
-        dropout: float = 0.1,
-        scale: float | list[float] = 2.0,
-        interval: list[float] | None = None,
-        rescale: float = 0.0,
-        plus_plus: bool = False,
-    ) -> None:
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout={dropout} must lie between 0 and 1")
-        check_settings(scale, interval, rescale, plus_plus)
-        if dropout == 0 and (scale != 1 or plus_plus):
-            wrong = (
-                "plus_plus=true must be false"
-                if plus_plus
-                else f"scale={scale if isinstance(scale, list) else f'{scale:g}'} must be 1"
-            )
-            raise ValueError(f"dropout=0 never teaches the network to go without a label: guidance.{wrong}")
-        if dropout == 1 and scale != 0:
-            raise ValueError(f"dropout=1 never shows the network a label: guidance.scale={scale} must be 0")
-        self.dropout, self.scale, self.interval, self.rescale = dropout, scale, interval, rescale
-        self.plus_plus = plus_plus
+    dropout: float = 0.1
+    _: KW_ONLY
+    plus_plus: bool = False
 
-    def check(self, num_classes: int) -> None:
-        """Raise `ValueError` unless there is one scale for all classes or one for each."""
-        check_scales(self.scale, num_classes)
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout={self.dropout} must lie between 0 and 1")
+        super().__post_init__()
+        scale = self.scale
+        if self.dropout == 0 and (scale != 1 or self.plus_plus):
+            shown = scale if isinstance(scale, list) else f"{scale:g}"
+            wrong = "plus_plus=true must be false" if self.plus_plus else f"scale={shown} must be 1"
+            raise ValueError(f"dropout=0 never teaches the network to go without a label: guidance.{wrong}")
+        if self.dropout == 1 and scale != 0:
+            raise ValueError(f"dropout=1 never shows the network a label: guidance.scale={scale} must be 0")
 
     def drop(self, labels: Tensor | None, u: Tensor, num_classes: int) -> Tensor | None:
         """labels (B,) with the null class wherever u (B,), uniform in [0, 1), lies below the dropout."""
@@ -170,10 +166,6 @@ class ClassifierFree:
     def guide(self, denoiser: Denoiser) -> Estimator:
         """The denoiser that sampling calls."""
         return Guided(denoiser, self.scale, self.interval, self.rescale, self.plus_plus)
-
-    def describe(self) -> str:
-        """For reports."""
-        return describe_settings(self.scale, self.interval, self.rescale, self.plus_plus)
 
 
 class Unconditional:
@@ -194,11 +186,11 @@ class Unconditional:
         return denoiser
 
     def describe(self) -> str:
-        """For reports."""
         return "unconditional"
 
 
-class Autoguidance:
+@dataclass(eq=False)
+class Autoguidance(Scaled):
     """Guidance of a trained model by a weaker one, with or without labels.
 
     Args:
@@ -208,32 +200,15 @@ class Autoguidance:
         scale, interval, rescale: as in `Guided`.
     """
 
-    plus_plus = False
-
-    def __init__(
-        self,
-        weaker: Denoiser,
-        conditional: bool,
-        name: str,
-        scale: float | list[float] = 2.0,
-        interval: list[float] | None = None,
-        rescale: float = 0.0,
-    ) -> None:
-        check_settings(scale, interval, rescale)
-        self.weaker, self.conditional, self.name = weaker, conditional, name
-        self.scale, self.interval, self.rescale = scale, interval, rescale
-
-    def check(self, num_classes: int) -> None:
-        """Raise `ValueError` unless there is one scale for all classes or one for each."""
-        check_scales(self.scale, num_classes)
+    weaker: Denoiser
+    conditional: bool
+    name: str
 
     def guide(self, denoiser: Denoiser) -> Estimator:
-        """The denoiser that sampling calls."""
         return Guided(denoiser, self.scale, self.interval, self.rescale, weaker=self.weaker)
 
     def describe(self) -> str:
-        """For reports."""
-        return f"auto{describe_settings(self.scale, self.interval, self.rescale)} by {self.name}"
+        return f"auto{super().describe()} by {self.name}"
 
 
 Guidance = ClassifierFree | Unconditional | Autoguidance

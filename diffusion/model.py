@@ -26,11 +26,7 @@ from diffusion.system.errors import UserError
 class Model:
     """A trained model. What is wrong is told by `diffusion.system.errors.UserError`, in one sentence.
 
-    Args:
-        state: a checkpoint, from `checkpoint.load`.
-        device: where to compute.
-        averaged: use the averaged (EMA) weights.
-        ema_width: width of the average, for runs with ema=power.
+    The arguments are those of `trained.load_image_model`.
     """
 
     def __init__(
@@ -76,8 +72,8 @@ class Model:
         if sampler is not None and steps is not None:
             raise UserError(f"steps={steps} belongs to the run's own sampler: give sampler= its own number of steps.")
         if sampler is None:
-            own = self.config["sampler"]
-            sampler = build({**own, **({} if steps is None else {"steps": steps})}, "sampler")
+            given_steps = {} if steps is None else {"steps": steps}
+            sampler = build({**self.config["sampler"], **given_steps}, "sampler")
         given = guidance if isinstance(guidance, dict) else {"scale": guidance}
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
         trained.set_guidance(self.image_model, self.state, given)
@@ -85,7 +81,7 @@ class Model:
         chosen = trained.class_numbers(classes, self.image_model, setting="labels")
         numbers = self.image_model.labels(n, chosen)
         at_once = self.image_model.device.images_at_once(batch_size)
-        return trained.draw(self.image_model, sampler, n, numbers, seed, at_once, progress=progress)
+        return self.image_model.draw(sampler, n, numbers, seed, at_once, progress=progress)
 
     @torch.no_grad()
     def denoise(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
@@ -135,9 +131,5 @@ def load(
         settings: further ones of `diffusion.system.device.Device`: index, precision, compile, threads, …
     """
     state = checkpoint.load(checkpoint.find(str(path)))
-    return Model(
-        state,
-        build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device"),
-        averaged,
-        ema_width,
-    )
+    place = build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device")
+    return Model(state, place, averaged, ema_width)

@@ -89,7 +89,7 @@ class LogitNormal(Timesteps):
         return torch.sigmoid(self.mean + self.std * normal_quantile(u))
 
 
-class LogNormal(Timesteps):
+class LogNormal(LogitNormal):
     """ln(σ/α) ~ N(mean, std²), whatever the schedule (EDM: Karras et al. 2022, https://arxiv.org/abs/2206.00364).
 
     Args:
@@ -99,9 +99,8 @@ class LogNormal(Timesteps):
     """
 
     def __init__(self, schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> None:
-        if std <= 0:
-            raise ValueError(f"std={std} must be positive")
-        self.schedule, self.mean, self.std = schedule, mean, std
+        super().__init__(mean, std)
+        self.schedule = schedule
 
     def __call__(self, u: Tensor) -> Tensor:
         return self.schedule.time_at(-2 * (self.mean + self.std * normal_quantile(u))).clamp(min=1e-6)

@@ -10,6 +10,17 @@ from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several processes on the same cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "WITHOUT_HYDRA" in os.environ:  # as test_rooms.py starts the tests of a room
+
+    class Without:
+        """Refuses to import Hydra and OmegaConf."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name.split(".")[0] in ("hydra", "omegaconf"):
+                raise ImportError(f"{name} may not be imported in the tests of this room")
+
+    sys.meta_path.insert(0, Without)
 
 import pytest
 import torch
@@ -68,14 +79,44 @@ def mini():
 
 
 @pytest.fixture(scope="session")
-def scorer(mini):
-    """A scorer of the embedded images. KID over 100 subsets takes most of the time; nothing depends on their number."""
-    from diffusion.evaluation import scoring
+def features(mini):
+    """Of the classifier that comes with the package."""
     from diffusion.evaluation.features.classifier import ClassifierFeatures
 
+    return ClassifierFeatures(mini, torch.device("cpu"), CACHE)
+
+
+@pytest.fixture(scope="session")
+def scorer(features):
+    """A scorer of the embedded images. KID over 100 subsets takes most of the time; nothing depends on their number."""
+    from diffusion.evaluation import scoring
+
     number, scoring.SUBSETS = scoring.SUBSETS, 3
-    yield scoring.Scorer(ClassifierFeatures(mini, torch.device("cpu"), CACHE))
+    yield scoring.Scorer(features)
     scoring.SUBSETS = number
+
+
+@pytest.fixture
+def loot(tmp_path, monkeypatch):
+    """The working folder, in which nothing may appear."""
+    folder = tmp_path / "loot"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    assert not list(folder.iterdir())
+
+
+@pytest.fixture
+def postscript(loot, tmp_path, monkeypatch):
+    """A program under the name of a picture, which Pillow would give to Ghostscript; here that would leave a file."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {loot}/owned\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    return tmp_path / "a.png"
 
 
 class Exact(Estimator):
@@ -132,25 +173,15 @@ class FiniteDenoiser(Exact):
         return (weight @ points).view_as(x_t)
 
 
-def compose(name, *overrides):
-    """A composed config, resolved, as a plain dictionary."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+def toy(n=60, size=8, shift=0):
+    """Two classes that anyone can tell apart: dark and light noise."""
+    from diffusion.data.images import ImageData, Images
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose(name, [*overrides, "output_dir=here"])
-    return OmegaConf.to_container(cfg, resolve=True)
-
-
-def train_config(*overrides):
-    """What train.py makes of a command line, without what an experiment set for another option."""
-    from omegaconf import OmegaConf
-
-    from diffusion.config.settings import leave_out_foreign
-
-    cfg = OmegaConf.create(compose("train", *overrides))
-    leave_out_foreign(cfg, overrides)
-    return OmegaConf.to_container(cfg)
+    generator = torch.Generator().manual_seed(shift)
+    labels = torch.arange(n) % 2
+    pixels = torch.randint(0, 100, (n, 1, size, size), generator=generator) + 120 * labels.view(-1, 1, 1, 1)
+    images = Images(pixels.to(torch.uint8), labels)
+    return ImageData("toy", images, images.subset(torch.arange(20)), ["dark", "light"])
 
 
 def write_pictures(folder, data):
@@ -160,38 +191,6 @@ def write_pictures(folder, data):
     folder.mkdir()
     for number in range(30):
         Image.fromarray(data.train.images[number, 0].numpy()).save(folder / f"{number}.png")
-
-
-def saved_run(folder):
-    """A run folder of a tiny network, before its first step."""
-    from diffusion.config import build
-
-    trainer = build.build_trainer(tiny_config(), folder)
-    trainer.save()
-    trainer.tracker.close()
-    return folder
-
-
-def tiny_config(**settings):
-    """The quickstart with a network of a few thousand weights and nothing that takes time."""
-    small = {
-        "model.width": 8,
-        "model.groups": 4,
-        "model.head_width": 8,
-        "training.batch_size": 8,
-        "training.steps": 4,
-        "training.log_every": 3,
-        "training.checkpoint_every": 4,
-        "training.preview_every": 0,
-        "score.held_out": 32,
-        "preview.steps": 2,
-        "score.n": 0,
-        "features.cache": CACHE,
-        "device": "cpu",
-        "device.precision": "fp32",
-    }
-    config = train_config(*(f"{key}={value}" for key, value in {**small, **settings}.items()))
-    return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}
 
 
 def curve(folder, tag="train/loss"):

@@ -14,8 +14,9 @@ FLOORS = (  # from the ground
     "sampler guidance variational",
     "loss drawing",
     "evaluation",
-    "training config",
-    "tasks model assets",
+    "training tasks",
+    "config",
+    "model assets",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = {

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import same, tiny_config
+from config_helpers import tiny_config
+from conftest import same
 
 import diffusion
 from diffusion.config import build
@@ -75,8 +76,8 @@ def test_a_file_of_weights_starts_a_run_but_is_no_run(runs, tmp_path):
         build.build_trainer(tiny_config(), tmp_path / "a", state)
     trainer = build.build_trainer(tiny_config(), tmp_path / "b", start=state)
     trainer.tracker.close()
-    assert same(dict(trainer.denoiser.network.state_dict()), state["network"])
-    assert same(dict(trainer.ema.network.state_dict()), state["network"])
+    assert same(dict(trainer.parts.denoiser.network.state_dict()), state["network"])
+    assert same(dict(trainer.parts.ema.network.state_dict()), state["network"])
 
 
 def test_the_width_of_the_average_is_chosen_afterwards(runs):

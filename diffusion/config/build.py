@@ -2,13 +2,12 @@
 
 Each group of the config is a dictionary whose `_target_` names a class of this package and whose other keys are
 arguments of its constructor. `build` checks the keys and their types against the constructor's signature, creates
-the object, and puts the name of the setting in front of whatever the constructor objects to.
+the object, and puts the name of the setting in front of whatever the constructor objects to. `Recipe` holds what a
+model is made of besides its weights, `build_trainer` makes a whole run.
 """
 
 import inspect
 import logging
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,20 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from diffusion.config.settings import (
-    Config,
-    allowed_target,
-    check_arguments,
-    check_types,
-    choose_length,
-    in_context,
-    without_target,
-)
+from diffusion.config.resuming import check_root
+from diffusion.config.settings import Config, allowed_target, check_arguments, check_types, in_context, without_target
+from diffusion.denoiser import Denoiser
+from diffusion.drawing.image_model import ImageModel
+from diffusion.evaluation.scoring import Scorer
 from diffusion.records import checkpoint
+from diffusion.records.tracking import Tracker
 from diffusion.system import ranks
 from diffusion.system.device import physical_memory
 from diffusion.system.errors import UserError, brief
+from diffusion.system.randomness import NETWORK, stream
 
 log = logging.getLogger("diffusion")
-# What a resumed run may change: its length, what it logs, and where it computes.
-RESUMABLE = (
-    *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
-    *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
-    *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
-)
-TRAINED_WITH = ("data", "model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
-# What training that starts from a checkpoint takes over from it.
-TAKEN_OVER = ("data", "model", "schedule", "objective", "guidance")
-GUIDING = ("scale", "interval", "rescale", "plus_plus")  # settings of guidance that act in sampling alone
-
-
-# ------------------------------------------------------------------------------------------ one object
+FOREIGN = "The checkpoint's weights do not belong to the model that its config describes."
 
 
 def build(node: Config | DictConfig, key: str, offer: Config | None = None, **live: Any) -> Any:
@@ -72,60 +57,94 @@ def build(node: Config | DictConfig, key: str, offer: Config | None = None, **li
         raise UserError(in_context(key, settings, error)) from error
 
 
-# ----------------------------------------------------------------------------------------- the whole model
+# ------------------------------------------------------------------------------------------------- a model
 
 
-def build_network(
-    config: Config, image: Config, seed: int, weights: dict[str, torch.Tensor] | None = None
-) -> nn.Module:
-    """The untrained network of a run, on the CPU; its weights depend on the seed alone.
+class Recipe:
+    """What a model is made of besides its weights, each part built once from its config.
 
     Args:
         config: of the run.
-        image: what the network sees.
-        seed: of the weights.
-        weights: that will be loaded into it.
+        image: what the network sees, from `ImageData.describe`.
+
+    Attributes:
+        guidance, schedule, objective, loss: the parts.
+        sampler, preview: how the run draws, and how it draws on the way; None where the config has none.
 
     Raises:
-        UserError: a setting or the weights do not fit, or the network does not fit in memory.
+        UserError: a setting does not fit, or needs labels that the data has not.
     """
-    from diffusion.system.randomness import NETWORK, stream
 
-    guidance = build(config["guidance"], "guidance")
-    if guidance.conditional and not image["class_names"]:
-        raise UserError("guidance=classifier_free needs labels, and the data has none: use guidance=none.")
-    classes = len(image["class_names"]) if guidance.conditional else 0
-    try:
-        guidance.check(classes)
-    except ValueError as error:
-        raise UserError(in_context("guidance", config["guidance"], error)) from error
-    size = image["size"] + 2 * image["padding"]
-    heads = 2 if build_loss(config, image).learns_variance else 1
-    shape = {"channels": image["channels"], "image_size": size, "num_classes": classes}
+    def __init__(self, config: Config, image: Config) -> None:
+        self.config, self.image = config, image
+        self.guidance = build(config["guidance"], "guidance")
+        if self.guidance.conditional and not image["class_names"]:
+            raise UserError("guidance=classifier_free needs labels, and the data has none: use guidance=none.")
+        self.num_classes = len(image["class_names"]) if self.guidance.conditional else 0
+        try:
+            self.guidance.check(self.num_classes)
+        except ValueError as error:
+            raise UserError(in_context("guidance", config["guidance"], error)) from error
+        self.loss = build(measured(config["loss"], image), "loss")
+        self.schedule = build(config["schedule"], "schedule")
+        self.objective = build(measured(config["objective"], image), "objective")
+        self.sampler = build(config["sampler"], "sampler") if "sampler" in config else None
+        self.preview = build(config["preview"], "preview") if "preview" in config else None
 
-    def make() -> nn.Module:
-        return build(config["model"], "model", **shape, out_channels=heads * image["channels"])
+    def network(self, seed: int, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
+        """A network, on the CPU.
 
-    with torch.device("meta"):  # shapes without memory: a config can ask for any size
-        skeleton = make()
-    shapes = {name: value.shape for name, value in skeleton.state_dict().items()}
-    tables = sum(value.nbytes for value in skeleton.buffers())  # of positions, for example
-    if weights is not None and shapes != {name: value.shape for name, value in weights.items()}:
-        raise UserError("The checkpoint's weights do not belong to the model that its config describes.")
-    count = sum(value.numel() for value in shapes.values())
-    if 4 * count + tables > physical_memory() or tables > 2**30:
-        raise UserError(
-            f"model: {count / 1e9:,.1f} billion weights and {tables / 2**30:,.0f} GiB of tables are more than fit in "
-            "memory: give a smaller model.width, fewer levels and blocks, or a larger patch."
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, NETWORK).initial_seed())
-        return make()
+        Args:
+            seed: of its weights, which depend on nothing else.
+            weights: to fill it with instead.
 
+        Raises:
+            UserError: a setting or the weights do not fit, or the network does not fit in memory.
+        """
+        image, heads = self.image, 2 if self.loss.learns_variance else 1
+        shape = {"channels": image["channels"], "image_size": image["size"] + 2 * image["padding"]}
+        shape |= {"num_classes": self.num_classes, "out_channels": heads * image["channels"]}
 
-def build_loss(config: Config, image: Config) -> Any:
-    """The loss of a run; one that needs the data's standard deviation about zero gets it from `image`."""
-    return build(measured(config["loss"], image), "loss")
+        def make() -> nn.Module:
+            return build(self.config["model"], "model", **shape)
+
+        with torch.device("meta"):  # shapes without memory: a config can ask for any size
+            skeleton = make()
+        shapes = {name: value.shape for name, value in skeleton.state_dict().items()}
+        tables = sum(value.nbytes for value in skeleton.buffers())  # of positions, for example
+        if weights is not None and shapes != {name: value.shape for name, value in weights.items()}:
+            raise UserError(FOREIGN)
+        count = sum(value.numel() for value in shapes.values())
+        if 4 * count + tables > physical_memory() or tables > 2**30:
+            raise UserError(
+                f"model: {count / 1e9:,.1f} billion weights and {tables / 2**30:,.0f} GiB of tables are more than fit "
+                "in memory: give a smaller model.width, fewer levels and blocks, or a larger patch."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream(seed, NETWORK).initial_seed())
+            network = make()
+        if weights is not None:
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise UserError(FOREIGN) from error
+        return network
+
+    def denoiser(self, network: nn.Module) -> Denoiser:
+        """Network, schedule and objective as one, checked against the loss and the samplers."""
+        try:
+            denoiser = Denoiser(network, self.schedule, self.objective, self.loss.learns_variance)
+            self.loss.check(denoiser)
+            if self.sampler is not None:  # refused now rather than after training
+                self.sampler.check(self.guidance.guide(denoiser))
+        except ValueError as error:
+            raise UserError(f"{error}.") from error
+        try:
+            if self.preview is not None:
+                self.preview.check(self.guidance.guide(denoiser))
+        except ValueError as error:  # the preview is a sampler, too
+            raise UserError(f"{error}.".replace("sampler", "preview")) from error
+        return denoiser
 
 
 def measured(node: Config, image: Config) -> Config:
@@ -133,126 +152,9 @@ def measured(node: Config, image: Config) -> Config:
     return {**node, "sigma_data": image["sigma_data"]} if node.get("sigma_data", 0) is None else node
 
 
-def build_denoiser(config: Config, network: nn.Module, image: Config) -> Any:
-    """Network, schedule and objective of a run as one denoiser, checked against its loss and its samplers."""
-    from diffusion.denoiser import Denoiser
-
-    schedule, loss = build(config["schedule"], "schedule"), build_loss(config, image)
-    objective = build(measured(config["objective"], image), "objective")
-    guidance = build(config["guidance"], "guidance")
-    try:
-        denoiser = Denoiser(network, schedule, objective, loss.learns_variance)
-        loss.check(denoiser)
-        if "sampler" in config:  # refused now rather than after training
-            build(config["sampler"], "sampler").check(guidance.guide(denoiser))
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
-    try:
-        if "preview" in config:
-            build(config["preview"], "preview").check(guidance.guide(denoiser))
-    except ValueError as error:  # the preview is a sampler, too
-        raise UserError(f"{error}.".replace("sampler", "preview")) from error
-    return denoiser
-
-
-def load_weights(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Fill a network; `UserError` when the weights are those of another."""
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError("The checkpoint's weights do not belong to the model that its config describes.") from error
-
-
-# ---------------------------------------------------------------------------------------------- a run
-
-
-def plain(cfg: DictConfig) -> Config:
-    """The resolved config as it goes into a checkpoint: plain containers, nothing of this machine or this start."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
-
-
-def trained_with(config: Config) -> Config:
-    """The settings of a config that its weights depend on."""
-    groups = {name: dict(config[name]) for name in TRAINED_WITH}
-    groups["data"].pop("root", None)
-    if config.get("checkpoint"):
-        groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
-    groups["training"] = {k: v for k, v in config["training"].items() if f"training.{k}" not in RESUMABLE}
-    return groups
-
-
-def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
-    """The config of a run that goes on: its own, with what the command line may change.
-
-    Args:
-        saved: from the checkpoint.
-        cfg: composed from the command line.
-        overrides: of the command line.
-
-    Raises:
-        UserError: an override would change something that the run was trained with.
-    """
-    new = plain(cfg)
-    missing = sorted(name for name in new if name != "checkpoint" and not isinstance(saved.get(name), type(new[name])))
-    if missing:
-        raise UserError(f"resume: the config of that checkpoint holds no {missing[0]}: give one that train.py wrote.")
-    config = OmegaConf.create(saved)
-    choose_length(config, overrides)
-    given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
-    for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~").split("@")[-1]
-        if key == "experiment":  # the original command typed again: fine, if it is the same experiment
-            old, now = trained_with(saved), trained_with({**new, "checkpoint": saved.get("checkpoint")})
-            changed = [name for name in old if old[name] != now[name]]
-            if changed:
-                raise UserError(f"resume: '{override}' has another {changed[0]} than this run: leave it out.")
-            continue
-        allowed = any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
-        value = OmegaConf.select(OmegaConf.create(new), key)
-        if allowed and key != "resume":
-            OmegaConf.update(config, key, value, merge=False)
-        elif not allowed and OmegaConf.select(config, key) != value:
-            old = OmegaConf.select(config, key)
-            shown = old.get("_target_", old) if isinstance(old, DictConfig) else old
-            raise UserError(
-                f"resume: '{override}' would change what this run is trained with ({key} is {shown}); only the length, "
-                "the logging and the device may change. Start a new run for it."
-            )
-    if "data" not in given and "data.root" not in given:
-        check_root(saved["data"])
-    name = OmegaConf.select(config, "features.network._target_")
-    if name is not None and "features.network._target_" not in given:
-        raise UserError(
-            f"resume: this run is scored by code of its owner, features.network._target_={name}: if you trust it, "
-            f"add features=module features.network._target_={name}, or else features=auto."
-        )
-    result = OmegaConf.to_container(config)
-    assert isinstance(result, dict)
-    return {str(k): v for k, v in result.items()}
-
-
-def same_run(folder: Path, saved: Config, new: Config) -> None:
-    """Raise `UserError` unless the run in `folder`, of the config `saved`, is the one that `new` asks for."""
-    new = {**new, "checkpoint": new.get("checkpoint") or saved.get("checkpoint")}
-    mine, asked = ({"seed": c["seed"], "checkpoint": c.get("checkpoint"), **trained_with(c)} for c in (saved, new))
-    for name, value in asked.items():
-        if mine.get(name) != value:
-            raise UserError(
-                f"{folder} holds a run already, with another {name} than this command asks for: choose another folder, "
-                f"or go on with that run by resume={folder}."
-            )
-
-
-def check_root(node: Config) -> None:
-    """Raise `UserError` where the data of a checkpoint's config would make a folder outside the one we are in."""
-    root = node.get("root")
-    if isinstance(root, str) and not os.path.isdir(root) and (Path(root).anchor or ".." in Path(root).parts):
-        raise UserError(
-            f"data.root={root[:200]}, which the checkpoint names, is no folder here: put its data there, or, where "
-            "that is possible, give data= (evaluate.py) or data.root= (train.py resume=…)."
-        )
+def build_data(node: Config | DictConfig) -> Any:
+    """The images of a config; several processes download them once."""
+    return ranks.by_first(lambda: build(node, "data"))
 
 
 def data_of(saved: Config) -> Any:
@@ -261,53 +163,13 @@ def data_of(saved: Config) -> Any:
     return build_data(saved["data"])
 
 
-def build_data(node: Config | DictConfig) -> Any:
-    """The images of a config; several processes download them once."""
-    return ranks.by_first(lambda: build(node, "data"))
-
-
-def build_scorer(features: Config | DictConfig, data: Any, device: Any) -> Any:
+def build_scorer(features: Config | DictConfig, data: Any, device: Any) -> Scorer:
     """What scores images against `data`, by the extractor of the config group `features`."""
-    from diffusion.evaluation.scoring import Scorer
-
     # The first process caches for the others what is computed once.
     return ranks.by_first(lambda: Scorer(build(features, "features", data=data, device=device.torch_device)))
 
 
-def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
-    """The config of a new run that starts from the weights of another, whose model and data it takes over.
-
-    Args:
-        saved: from the checkpoint.
-        cfg: composed from the command line; it may set how to guide.
-        overrides: of the command line.
-
-    Raises:
-        UserError: an override would change what belongs to the weights.
-    """
-    config = plain(cfg)
-    for override in overrides:
-        group, _, setting = override.split("=", 1)[0].lstrip("+~").partition(".")
-        if group in TAKEN_OVER and not (group == "guidance" and setting in GUIDING):
-            raise UserError(
-                f"'{override}' cannot be given with checkpoint={config['checkpoint']}, which brings its own {group}: "
-                "leave one of them out."
-            )
-    taken = {name: saved[name] for name in TAKEN_OVER}
-    check_root(taken["data"])
-    if taken["guidance"]["_target_"] == config["guidance"]["_target_"]:
-        taken["guidance"] = {**taken["guidance"], **{k: v for k, v in config["guidance"].items() if k in GUIDING}}
-    return {**config, **taken}
-
-
-def same_heads(config: Config, saved: Config, image: Config) -> None:
-    """Raise `UserError` when only one of a run and the run it starts from learns the variance."""
-    had, has = (build_loss(each, image).learns_variance for each in (saved, config))
-    if had != has:
-        raise UserError(
-            f"checkpoint={config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, whose "
-            f"network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
-        )
+# --------------------------------------------------------------------------------------------------- a run
 
 
 def build_trainer(config: Config, folder: Path, resume: Config | None = None, start: Config | None = None) -> Any:
@@ -319,8 +181,8 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         resume: the checkpoint to go on from.
         start: the checkpoint whose averaged weights a new run starts from.
     """
-    from diffusion.drawing.image_model import ImageModel
-    from diffusion.records.tracking import Tracker
+    from diffusion.training.loop import Trainer  # here: who draws from a model needs nothing of this
+    from diffusion.training.parts import Parts
 
     if resume is not None and resume["optimizer"] is None:
         raise UserError(
@@ -331,71 +193,80 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     check_types(config)
     device, data = build(config["device"], "device"), build_data(config["data"])
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
-    image = data.describe()
-    earlier = resume or start
-    if earlier is not None and any(image[name] != value for name, value in earlier["image"].items()):
-        key = "resume" if resume is not None else "checkpoint"
-        raise UserError(f"{key}: the images of data={data.name} are no longer what this run was started with.")
+    image = described(data, resume, start)
+    recipe = Recipe(config, image)
+    if start is not None:
+        same_heads(recipe, start)
     weights = resume["network"] if resume is not None else start["ema"]["network"] if start is not None else None
-    if start is not None:
-        same_heads(config, start["config"], image)
-    try:
-        checkpoint.check_image(image)
-    except ValueError as error:
-        raise UserError(f"data={data.name}: {error}.") from error
-    network = build_network(config, image, config["seed"], weights)
-    if start is not None:
-        load_weights(network, start["ema"]["network"])
-    network = device.place(network)
+    network = device.place(recipe.network(config["seed"], weights))
     size = sum(parameter.numel() for parameter in network.parameters())
     log.info("Network: %s, %.2f million parameters.", type(network).__name__, size / 1e6)
-    guidance, ema = build(config["guidance"], "guidance"), build(config["ema"], "ema", network=network)
-    denoiser, loss = build_denoiser(config, network, image), build_loss(config, image)
-    timesteps = build(config["timesteps"], "timesteps", {"schedule": denoiser.schedule})
+    ema = build(config["ema"], "ema", network=network)
+    parts = Parts(
+        denoiser=recipe.denoiser(network),
+        ema=ema,
+        optimizer=build(config["optimizer"], "optimizer", params=list(network.parameters())),
+        data=data,
+        guidance=recipe.guidance,
+        timesteps=build(config["timesteps"], "timesteps", {"schedule": recipe.schedule}),
+        loss=recipe.loss,
+        device=device,
+    )
     tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
     monitor = build(
         {"_target_": "diffusion.training.monitor.Monitor", **config["score"]},
         "score",
-        model=ImageModel(build_denoiser(config, ema.network, image), guidance, device, image),
-        sampler=build(config["preview"], "preview"),
-        data=data,
-        timesteps=timesteps,
-        loss=loss,
-        scorer=None,
+        model=ImageModel(recipe.denoiser(ema.network), recipe.guidance, device, image),
+        sampler=recipe.preview,
+        parts=parts,
         tracker=tracker,
         folder=folder,
     )
-    trainer = build(
-        config["training"],
-        "training",
-        denoiser=denoiser,
-        ema=ema,
-        data=data,
-        guidance=guidance,
-        timesteps=timesteps,
-        loss=loss,
-        optimizer=lambda parameters: build(config["optimizer"], "optimizer", params=parameters),
-        device=device,
-        tracker=tracker,
-        monitor=monitor,
-        folder=folder,
-        seed=config["seed"],
-        header={"config": config, "image": image},
-    )
+    plan = build(config["training"], "training")
+    trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
     if resume is not None:
-        try:
-            trainer.load_state_dict(resume)
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"resume: the state of that checkpoint is not whole ({brief(error)}).") from error
-        about = "about " if trainer.budget is not None else ""
-        log.info("Resuming at step %d of %s%d.", trainer.step, about, trainer.total_steps)
-        if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
-            trainer.best = None  # scores of another protocol do not compare
+        go_on(trainer, resume)
     few = min(len(data.train), len(data.test))
     if config["score"]["n"] and few < 2:
         log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
     elif config["score"]["n"]:  # last, because for new data it trains a classifier first
         monitor.scorer = build_scorer(config["features"], data, device)
     return trainer
+
+
+def described(data: Any, resume: Config | None, start: Config | None) -> Config:
+    """What a network must know of the images: still what it was for the run that goes on, or is started from."""
+    image, earlier = data.describe(), resume or start
+    if earlier is not None and any(image[name] != value for name, value in earlier["image"].items()):
+        key = "resume" if resume is not None else "checkpoint"
+        raise UserError(f"{key}: the images of data={data.name} are no longer what this run was started with.")
+    try:
+        checkpoint.check_image(image)
+    except ValueError as error:
+        raise UserError(f"data={data.name}: {error}.") from error
+    return image
+
+
+def same_heads(recipe: Recipe, start: Config) -> None:
+    """Raise `UserError` when only one of a run and the run it starts from learns the variance."""
+    had = build(measured(start["config"]["loss"], recipe.image), "loss").learns_variance
+    if had != recipe.loss.learns_variance:
+        raise UserError(
+            f"checkpoint={recipe.config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, "
+            f"whose network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
+        )
+
+
+def go_on(trainer: Any, resume: Config) -> None:
+    """Put a trainer where a checkpoint left off."""
+    try:
+        trainer.state.load_state_dict(resume)
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"resume: the state of that checkpoint is not whole ({brief(error)}).") from error
+    progress, config = trainer.progress, trainer.state.header["config"]
+    about = "about " if trainer.plan.budget is not None else ""
+    log.info("Resuming at step %d of %s%d.", progress.step, about, progress.total_steps)
+    if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
+        progress.best = None  # scores of another protocol do not compare

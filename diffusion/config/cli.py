@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,8 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     def run(cfg: DictConfig) -> Any:
         try:
             ranks.join()
-            if not isinstance(cfg.output_dir, str) or not ranks.first():
-                cfg.output_dir = ranks.shared(cfg.output_dir)
-                return task(cfg)
-            with sole_use(Path(cfg.output_dir)):
+            writes = isinstance(cfg.output_dir, str) and ranks.first()
+            with sole_use(Path(cfg.output_dir)) if writes else nullcontext():
                 cfg.output_dir = ranks.shared(cfg.output_dir)
                 return task(cfg)
         except Exception as error:
@@ -99,9 +97,8 @@ def as_sentence(error: BaseException) -> str | None:
 
 def hydra_sentence(message: str) -> str:
     """Hydra's report of a setting that does not compose, as one sentence."""
-    resolved = re.search(
-        r"UserError raised while resolving interpolation: (.*?\.)(?: full_key:|$)", " ".join(message.split())
-    )
+    flat = " ".join(message.split())
+    resolved = re.search(r"UserError raised while resolving interpolation: (.*?\.)(?: full_key:|$)", flat)
     if resolved:
         return resolved[1]
     override = re.search(r"Could not (?:override|append to|delete)[^']*'([^']*)'", message)
@@ -138,8 +135,7 @@ def hydra_sentence(message: str) -> str:
     if several:
         name, values = several.groups()
         return f"{name}={values}: add -m for a sweep over these, or write {name}=[{values}] for a list of them."
-    shown = " ".join(message.split())
-    return shown if shown.endswith((".", "?")) else f"{shown}."
+    return flat if flat.endswith((".", "?")) else f"{flat}."
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -247,7 +243,7 @@ def _settings() -> list[str]:
 
 def _record_failure(cfg: DictConfig, reason: str) -> None:
     """A metrics.json that says "failed", for the leaderboard; an unfinished run keeps its scores in TensorBoard."""
-    from diffusion.evaluation.report import finished, write_json
+    from diffusion.records.results import finished, write_json
 
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN or finished(Path(hydra.runtime.output_dir)):  # in an earlier start
@@ -272,7 +268,7 @@ def folder_name(overrides: str) -> str:
 
 def trials_left(total: int, folder: str) -> int:
     """How many trials of a search are still to be run, when it is started again in its folder."""
-    from diffusion.evaluation.report import metrics_of_jobs
+    from diffusion.records.results import metrics_of_jobs
 
     left = int(total) - sum(metrics.get("status") == "finished" for metrics in metrics_of_jobs(Path(folder)))
     if left < 1:

@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.evaluation.report import COMPARABLE, metrics_of_jobs, read_metrics, write_json
+from diffusion.evaluation.report import comparable
+from diffusion.records.results import metrics_of_jobs, read_metrics, write_json
 from diffusion.system.files import replacing
 
 COLUMNS = (
@@ -82,9 +83,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in folder.glob("*/metrics.json"):
         metrics = read_metrics(path) or {"status": "failed", "error": f"{path.name} is damaged"}
-        row = {name: metrics.get(name) for name in COLUMNS}
-        how = metrics.get("protocol") or {}
-        row["protocol"] = "; ".join(str(how[key]) for key in COMPARABLE if key in how)
+        row = {name: metrics.get(name) for name in COLUMNS} | {"protocol": comparable(metrics)}
         found.append({**row, "folder": path.parent.name, "overrides": " ".join(metrics.get("overrides") or [])})
     done = {row["overrides"] for row in found}
     for overrides in map(" ".join, (read_metrics(folder / "sweep.json") or {}).get("jobs", [])):

@@ -5,7 +5,7 @@ import inspect
 import math
 import types
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -28,7 +28,7 @@ HOMES = {
     "sampler": "diffusion.sampler",
     "preview": "diffusion.sampler",
     "optimizer": "torch.optim",
-    "training": "diffusion.training.loop",
+    "training": "diffusion.training.plan",
     "score": "diffusion.training.monitor",
     "task": "diffusion.tasks",
     "device": "diffusion.system.device",
@@ -78,6 +78,12 @@ def allowed_target(name: str, key: str) -> Any:
     return target
 
 
+def arguments_of(target: Any) -> dict[str, inspect.Parameter]:
+    """The arguments of a class or function that have names, with their defaults and types."""
+    found = inspect.signature(target, eval_str=True).parameters.values()
+    return {each.name: each for each in found if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+
+
 def check_arguments(target: Any, settings: Config, key: str, live: Collection[str], complete: bool = True) -> None:
     """Compare settings with the signature of what they are passed to.
 
@@ -88,14 +94,7 @@ def check_arguments(target: Any, settings: Config, key: str, live: Collection[st
         live: names of further arguments, which no setting may name.
         complete: also see that no argument is missing.
     """
-    constructor = target.__init__ if inspect.isclass(target) else target
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(constructor).parameters.items()
-        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
-    known = [name for name in parameters if name not in live]
-    hints = get_type_hints(constructor)
+    known = {name: argument for name, argument in arguments_of(target).items() if name not in live}
     for name, value in settings.items():
         if name not in known:
             raise UserError(unknown(f"{key}.{name}", [f"{key}.{other}" for other in known]))
@@ -103,10 +102,10 @@ def check_arguments(target: Any, settings: Config, key: str, live: Collection[st
             raise UserError(
                 f"{key}.{name}={str(value)[:30]}… is too large a number: it must be below 2 to the power 63."
             )
-        if name in hints and not fits(value, hints[name]):
-            raise UserError(f"{key}.{name}={value!r} has the wrong type: it must be {describe(hints[name])}.")
-    required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
-    missing = [name for name in required if name not in settings]
+        hint = known[name].annotation
+        if not fits(value, hint):
+            raise UserError(f"{key}.{name}={value!r} has the wrong type: it must be {describe(hint)}.")
+    missing = [name for name in known if known[name].default is inspect.Parameter.empty and name not in settings]
     if complete and missing:
         raise UserError(f"{key}.{missing[0]} must be given: add {key}.{missing[0]}=… to the command.")
 
@@ -119,8 +118,7 @@ def check_types(config: Config) -> None:
             if settings.get("sigma_data", 0) is None:  # to be measured on the data
                 settings.pop("sigma_data")
             target = allowed_target(node["_target_"], key)
-            hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-            live = [name for name, hint in hints.items() if not plain(hint)]
+            live = [name for name, argument in arguments_of(target).items() if not plain(argument.annotation)]
             check_arguments(target, settings, key, live, complete=False)
 
 
@@ -128,7 +126,7 @@ def plain(hint: Any) -> bool:
     """Whether a config can hold something that is annotated so: numbers, texts, and lists of them."""
     if get_args(hint):
         return any(plain(option) for option in get_args(hint))
-    return hint in (Any, None, type(None), bool, int, float, str, list, tuple, dict)
+    return hint in (Any, inspect.Parameter.empty, None, type(None), bool, int, float, str, list, tuple, dict)
 
 
 def leave_out_foreign(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -147,7 +145,7 @@ def leave_out_foreign(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         node = cfg.get(group)
         if not isinstance(node, DictConfig) or "_target_" not in node:
             continue
-        known = inspect.signature(allowed_target(str(node["_target_"]), group)).parameters
+        known = arguments_of(allowed_target(str(node["_target_"]), group))
         for name in [str(name) for name in node if name != "_target_" and name not in known]:
             if f"{group}.{name}" not in given:
                 removed.append(f"{group}.{name}")
@@ -168,7 +166,7 @@ def choose_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain config value can be passed where `hint` is annotated."""
-    if hint is Any:
+    if hint in (Any, inspect.Parameter.empty):
         return True
     if get_origin(hint) in (Union, types.UnionType):
         return any(fits(value, option) for option in get_args(hint))

@@ -1,23 +1,23 @@
 """A trained model out of a checkpoint, with what the command line says about how to draw with it."""
 
-import inspect
 import logging
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config.build import GUIDING, build, build_denoiser, build_network, load_weights
-from diffusion.config.settings import Config, allowed_target, unknown
+from diffusion.config.build import Recipe, build
+from diffusion.config.resuming import GUIDING
+from diffusion.config.settings import Config, allowed_target, arguments_of, unknown
 from diffusion.drawing.image_model import ImageModel
 from diffusion.ema import post_hoc
 from diffusion.records import checkpoint
-from diffusion.sampler import Conditions, Observer, Sampler
+from diffusion.sampler import DDIM, Euler, Heun, Sampler, UniPC
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError
 
 log = logging.getLogger("diffusion")
-SAMPLERS = ("DDIM", "Euler", "Heun", "UniPC")  # those with settings of their own
+SAMPLERS = (DDIM, Euler, Heun, UniPC)  # those with settings of their own
 
 
 def trained_weights(state: Config, averaged: bool = True, ema_width: float | None = None) -> dict[str, torch.Tensor]:
@@ -46,11 +46,9 @@ def load_image_model(
         ema_width: of the average, where the run tracked several (ema=power); None is the run's own.
     """
     weights = trained_weights(state, averaged, ema_width)
-    network = build_network(state["config"], state["image"], 0, weights)
-    load_weights(network, weights)
-    network = device.place(network).eval().requires_grad_(False)
-    denoiser = build_denoiser(state["config"], network, state["image"])
-    return ImageModel(denoiser, build(state["config"]["guidance"], "guidance"), device, state["image"])
+    recipe = Recipe(state["config"], state["image"])
+    network = device.place(recipe.network(0, weights)).eval().requires_grad_(False)
+    return ImageModel(recipe.denoiser(network), recipe.guidance, device, state["image"])
 
 
 def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageModel, Config]:
@@ -63,26 +61,6 @@ def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageMode
     given: Any = OmegaConf.to_container(cfg.guidance, resolve=True)
     set_guidance(model, state, given)
     return model, state
-
-
-def draw(
-    model: ImageModel,
-    sampler: Sampler,
-    n: int,
-    labels: torch.Tensor | None,
-    seed: int,
-    batch_size: int,
-    observe: Observer | None = None,
-    progress: bool = True,
-    given: Conditions | None = None,
-) -> torch.Tensor:
-    """`ImageModel.draw`, with a sentence for settings out of range."""
-    if seed < 0:
-        raise UserError(f"seed={seed} must be 0 or more.")
-    try:
-        return model.draw(sampler, n, labels, seed, batch_size, observe, progress, given)
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
 
 
 def class_numbers(classes: Any, model: ImageModel, setting: str = "classes") -> list[int] | None:
@@ -118,9 +96,9 @@ def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:
     settings = {key: value for key, value in given.items() if value is not None}
     own = {} if "_target_" in settings else config["sampler"]
     node = {**own, **settings}
-    known = parameters_of(str(node["_target_"]))
+    known = arguments_of(allowed_target(str(node["_target_"]), "sampler"))
     for name in settings.keys() - {"_target_", *known}:
-        others = [option.lower() for option in SAMPLERS if name in parameters_of(f"diffusion.sampler.{option}")]
+        others = [option.__name__.lower() for option in SAMPLERS if name in arguments_of(option)]
         if others:
             chosen = str(node["_target_"]).rpartition(".")[2]
             raise UserError(
@@ -133,11 +111,6 @@ def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:
             f"sampler.variance={settings['variance']} has no effect without fresh noise: add sampler.eta=1."
         )
     return sampler
-
-
-def parameters_of(name: str) -> list[str]:
-    """The settings of the sampler class `name`."""
-    return list(inspect.signature(allowed_target(name, "sampler")).parameters)
 
 
 def set_guidance(model: ImageModel, state: Config, given: Config) -> None:

@@ -30,7 +30,7 @@ def fashion_mnist(root: str, padding: int = 0) -> ImageData:
 
 def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
     """Fashion-MNIST if it lies on this machine, else the part of it that comes with the package."""
-    found = _idx_folder(_idx_places("FashionMNIST", Path(root), [SYSTEM_FASHION_MNIST]))
+    found, _ = _idx_folder("FashionMNIST", Path(root), [SYSTEM_FASHION_MNIST])
     return fashion_mnist_mini() if found is None else fashion_mnist(root)
 
 
@@ -137,27 +137,21 @@ def _with_classes(folder: Path) -> list[tuple[Path, str | None]]:
     return [(path, None if path.parent == folder else path.relative_to(folder).parts[0]) for path in paths]
 
 
-IDX_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
+IDX_FILES = (  # images and labels of training, and of testing
+    ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+)
 
 
-def _idx_places(name: str, root: Path, system: list[Path]) -> list[Path]:
-    """Where the files are looked for: `root`, torchvision's folder in it, the system's folders."""
-    return [root, root / name / "raw", *system]
-
-
-def _idx_folder(folders: list[Path]) -> Path | None:
-    """The first folder that holds any of the four files."""
-    wanted = [file for pair in IDX_FILES.values() for file in pair]
-    return next((f for f in folders if any((f / file).exists() for file in wanted)), None)
+def _idx_folder(name: str, root: Path, system: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The first of `root`, torchvision's folder in it and the system's that holds any of the four files; and all."""
+    folders, wanted = [root, root / name / "raw", *system], [file for pair in IDX_FILES for file in pair]
+    return next((f for f in folders if any((f / file).exists() for file in wanted)), None), folders
 
 
 def _idx_data(option: str, name: str, root: Path, system: list[Path]) -> tuple[Images, Images]:
     """The first of `root`, torchvision's folder in it, the system's folders, or a download that has the files."""
-    folders = _idx_places(name, root, system)
-    folder = _idx_folder(folders)
+    folder, folders = _idx_folder(name, root, system)
     if folder is None:
         import torchvision
 
@@ -171,7 +165,7 @@ def _idx_data(option: str, name: str, root: Path, system: list[Path]) -> tuple[I
                 f".gz files into data.root={root}, or choose data=fashion_mnist_mini, which needs no download."
             ) from error
     splits = []
-    for images, labels in IDX_FILES.values():
+    for images, labels in IDX_FILES:
         pixels, classes = read_idx(folder / images, 3), read_idx(folder / labels, 1)
         if len(pixels) != len(classes):
             raise UserError(f"{folder}: {images} holds {len(pixels)} images but {labels} {len(classes)} labels.")

@@ -104,13 +104,8 @@ class ImageData:
             raise ValueError(f"padding={padding} must be 0 or more pixels")
         self.name, self.train, self.test, self.padding = name, train, test, padding
         self.class_names, self.packaged_scorer = list(class_names), packaged_scorer
-        for split in (train, test):
-            labels = split.labels
-            if (
-                labels is not None
-                and len(labels)
-                and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names)
-            ):
+        for labels in (train.labels, test.labels):
+            if labels is not None and not set(labels.unique().tolist()) <= set(range(len(class_names))):
                 raise UserError(
                     f"data={name} has labels outside 0 … {len(class_names) - 1}, the numbers of its classes."
                 )
@@ -131,10 +126,8 @@ class ImageData:
 
     def root_mean_square(self) -> float:
         """√E[x²] of the training pixels in [−1, 1] with their padding; of 1,000 even ones if they are in files."""
-        if isinstance(self.train, Images):
-            images = self.train.images
-        else:
-            images, _ = self.train.select(torch.linspace(0, len(self.train) - 1, min(1000, len(self.train))).long())
+        few = torch.linspace(0, len(self.train) - 1, min(1000, len(self.train))).long()
+        images = self.train.images if isinstance(self.train, Images) else self.train.select(few)[0]
         counts = torch.bincount(images.cpu().flatten(), minlength=256).double()
         counts[0] += images.numel() * ((1 + 2 * self.padding / self.image_size) ** 2 - 1)
         values = encode(torch.arange(256)).double()

@@ -61,25 +61,26 @@ class ImageModel:
         progress: bool = False,
         given: Conditions | None = None,
     ) -> Tensor:
-        """n images as uint8 (n, C, H, W) on the CPU, shared out over the processes; arguments as in `draw_images`."""
+        """n images as uint8 (n, C, H, W) on the CPU, shared out over the processes; arguments as in `draw_images`.
+
+        Raises:
+            UserError: an argument is out of its range, or the sampler does not fit the model.
+        """
+        if seed < 0:
+            raise UserError(f"seed={seed} must be 0 or more.")
         denoiser = self.guidance.guide(self.denoiser)
         networks = [module for module in denoiser.modules() if isinstance(module, Denoiser)]
         before, share = sum(module.evaluated for module in networks), ranks.share(n)
-        with self.device.autocast():
-            x = draw_images(
-                sampler,
-                denoiser,
-                self.shape,
-                labels,
-                n,
-                seed,
-                batch_size,
-                self.device.torch_device,
-                observe,
-                progress and ranks.first(),
-                given,
-                share,
-            )
+        try:
+            with self.device.autocast():
+                x = draw_images(
+                    *(sampler, denoiser, self.shape, labels, n, seed, batch_size, self.device.torch_device, observe),
+                    progress=progress and ranks.first(),
+                    given=given,
+                    share=share,
+                )
+        except ValueError as error:
+            raise UserError(f"{error}.") from error
         self.evaluations = (sum(module.evaluated for module in networks) - before) / len(share)
         return ranks.gather(self.to_images(x), n)
 

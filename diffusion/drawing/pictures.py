@@ -25,8 +25,7 @@ def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
 
 def to_pil(picture: Tensor) -> Image.Image:
     """uint8 (C, H, W) with one or three channels → PIL image."""
-    pixels = picture.permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+    return Image.fromarray(picture.permute(1, 2, 0).squeeze(2).contiguous().numpy())
 
 
 def labelled_grid(
@@ -87,8 +86,7 @@ class Film:
 
     Args:
         to_images: network values → uint8 (n, C, H, W).
-        labels: of the sample, or None.
-        class_names: for captions.
+        labels, class_names: of the sample, for captions; None where it has no labels.
         steps: number of network evaluations; about 25 of them become frames.
         most: images shown.
     """

@@ -25,10 +25,9 @@ def remembered(path: Path, what: str, make: Callable[[], Arrays]) -> Arrays:
     Args:
         path: an .npz file; its name must hold a hash of all that the arrays depend on.
         what: in words, for the log.
-        make: computes the arrays.
     """
     try:
-        return load_arrays(path)
+        return read_arrays(path)
     except FileNotFoundError:
         log.info("Computing the %s, once; kept as %s.", what, path)
     except Exception as error:  # NumPy raises many kinds for a damaged archive
@@ -39,11 +38,6 @@ def remembered(path: Path, what: str, make: Callable[[], Arrays]) -> Arrays:
     except OSError as error:
         log.warning("The %s could not be kept: %s (%s).", what, error.strerror, path)
     return arrays
-
-
-def load_arrays(path: Path) -> Arrays:
-    """All arrays of an .npz file; no code is run from it."""
-    return read_arrays(path)
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

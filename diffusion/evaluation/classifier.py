@@ -8,7 +8,8 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def state_hash(network: nn.Module) -> str:
 
 def recipe() -> str:
     """A hash of how a `Classifier` is built and trained when nothing is said: part of the keys of what is cached."""
-    code = "".join(inspect.getsource(part) for part in (Classifier, train_classifier))
+    code = "".join(inspect.getsource(part) for part in (Classifier, train_classifier, _epochs))
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
@@ -118,26 +119,13 @@ def train_classifier(
         torch.manual_seed(stream(seed, NETWORK).initial_seed())
         classifier = Classifier(data.channels, len(data.class_names))
         classifier.to(device).to(memory_format=torch.channels_last)
-        steps = epochs * max(1, len(fit) // batch_size)
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=weight_decay)
-        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
         best: tuple[float, int, Classifier] = (-1.0, 0, classifier)
-        stream_of_batches = batches(fit, batch_size, seed, 0, device)
-        for epoch in range(1, epochs + 1):
-            total = torch.zeros((), device=device)
-            for _ in range(steps // epochs):
-                images, labels = next(stream_of_batches)
-                assert labels is not None
-                loss = F.cross_entropy(classifier(encode(images))[1], labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                decay.step()
-                total += loss.detach()
+        drawn, steps = batches(fit, batch_size, seed, 0, device), max(1, len(fit) // batch_size)
+        for epoch, loss in _epochs(classifier, drawn, epochs, steps, learning_rate, weight_decay):
             score = classifier_accuracy(classifier, held_images, held_labels)
             if score > best[0]:
                 best = (score, epoch, copy.deepcopy(classifier))
-            log(epoch, {"train/loss": float(total) / (steps // epochs), "held_out/accuracy": score})
+            log(epoch, {"train/loss": loss, "held_out/accuracy": score})
     classifier = best[2].eval()
     test_images, test_labels = data.test.select(torch.arange(min(len(data.test), 10_000)))
     record: dict[str, object] = {
@@ -158,6 +146,30 @@ def train_classifier(
         "fingerprint": classifier.fingerprint(),
     }
     return classifier, record
+
+
+def _epochs(
+    classifier: Classifier,
+    drawn: Iterator[tuple[Tensor, Tensor | None]],
+    epochs: int,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> Iterator[tuple[int, float]]:
+    """Train on uint8 images (B, C, H, W) with labels (B,), and say (epoch, mean loss) after each epoch of `steps`."""
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * steps, pct_start=0.1)
+    for epoch in range(1, epochs + 1):
+        total: Tensor | float = 0.0
+        for images, labels in islice(drawn, steps):
+            assert labels is not None
+            loss = F.cross_entropy(classifier(encode(images))[1], labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            decay.step()
+            total += loss.detach()
+        yield epoch, float(total) / steps
 
 
 def classifier_accuracy(classifier: Classifier, images: Tensor, labels: Tensor | None) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion.data.images import ImageFiles, Images
 from diffusion.drawing.pictures import class_grid, save_picture, tile
 from diffusion.evaluation import plots
+from diffusion.evaluation.report import class_scores
 from diffusion.evaluation.scoring import Scorer
 from diffusion.records.tracking import Tracker
 
@@ -26,16 +27,11 @@ def illustrate(
     step: int = 0,
     suffix: str = "",
 ) -> list[tuple[str, str]]:
-    """Draw all pictures of one set of images.
+    """Draw all pictures of one set of images into the folder of the report.
 
     Args:
-        folder: of the report.
-        scorer: that gave the scores.
-        images: the set.
-        scores: of the set.
-        nearest: `scorer.nearest` of these images.
-        tracker: takes the figures, too.
-        step: of the training, for the tracker.
+        scores, nearest: of these images; `scorer.score` gives the ones and leaves the others as `scorer.nearest`.
+        tracker: takes the figures, too, at `step` of the training.
         suffix: of the file names, where a report has several sets.
 
     Returns:
@@ -48,16 +44,14 @@ def illustrate(
     if nearest is not None:
         caption = "Generated images over their nearest training images; numbers are distances of pixels in [0, 1]"
         figures.append(("neighbours", caption, neighbour_figure(scorer, images, *nearest)))
-    if any(value is not None for name in plots.CLASS_SCORES for value in scores[name] or ()):
+    if class_scores(scores):
         figures.append(("classes", "Each class, generated beside real", plots.class_bars(scores)))
     if scores["confusion"]:
-        figures.append(
-            ("confusion", "What the classifier recognises in the classes asked for", plots.confusion(scores))
-        )
+        caption = "What the classifier recognises in the classes asked for"
+        figures.append(("confusion", caption, plots.confusion(scores)))
     if scores["fid_fit"]:
-        figures.append(
-            ("fid_infinite", "FID against 1/n, extrapolated to infinitely many images", plots.fid_fit(scores))
-        )
+        caption = "FID against 1/n, extrapolated to infinitely many images"
+        figures.append(("fid_infinite", caption, plots.fid_fit(scores)))
     if scores.get("likelihood"):
         caption = "Where the bits of the likelihood go: those of one step of the process against its time"
         figures.append(("likelihood", caption, plots.bits_per_step(scores["likelihood"])))

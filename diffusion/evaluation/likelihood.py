@@ -6,10 +6,9 @@ at random from each of as many strata of neighbouring steps as there are evaluat
 size (stratified sampling). The strata grow with t, since the bits of a step fall with it. Where there are as many
 evaluations as steps, this is the whole sum.
 
-Beside it stand two codes without a network: a histogram of the training images' grey levels, and PNG.
+Beside it stand two codes without a network, those of `codes.py`.
 """
 
-import io
 import math
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.data.images import ImageData, ImageFiles, Images, encode, pad_images
+from diffusion.data.images import ImageData, ImageFiles, encode, pad_images
 from diffusion.denoiser import Denoiser, per_image
+from diffusion.evaluation.codes import READ, histogram_bits, png_bits
 from diffusion.evaluation.reference import even_order
 from diffusion.schedule import Schedule
 from diffusion.system.device import exact_float32
@@ -28,7 +28,6 @@ from diffusion.system.randomness import LIKELIHOOD, stream
 from diffusion.variational import LEAST_NOISE, has_step, prior_bits, step_bits
 
 FIXED_SHARE = 1.0  # where no variance is learned: β (0 is β̃), the right one for steps finer than the data's details
-READ = 10_000  # training images that the histogram is made of, where they lie in files
 
 
 class Bound(NamedTuple):
@@ -140,42 +139,6 @@ def likelihood_bound(
     return Bound(before + summed + decoder, before, summed, decoder, middles, bits.mean(dim=0), count + 1)
 
 
-# ------------------------------------------------------------------------------------- without a network
-
-
-def histogram_bits(train: Images | ImageFiles, images: Tensor) -> Tensor:
-    """Bits per dimension (n,) of uint8 images (n, C, H, W) whose pixels are drawn from the training images' histogram.
-
-    There is one histogram for each channel, with one added to every count (Laplace), so that no grey level is
-    impossible; which pixel it is, and what its neighbours are, the model does not know.
-    """
-    order = even_order(train.labels, len(train)) if isinstance(train, ImageFiles) else torch.arange(len(train))
-    counts = torch.ones(images.shape[1], 256, dtype=torch.float64)
-    for part in order[: READ if isinstance(train, ImageFiles) else None].split(1000):
-        for channel, values in enumerate(train.select(part)[0].cpu().unbind(dim=1)):
-            counts[channel] += torch.bincount(values.flatten(), minlength=256)
-    bits = -torch.log2(counts / counts.sum(dim=1, keepdim=True))  # (C, 256)
-    return torch.stack([bits[c][x.long()] for c, x in enumerate(images.unbind(dim=1))], dim=1).flatten(1).mean(dim=1)
-
-
-def png_bits(images: Tensor) -> Tensor:
-    """Bits per dimension (n,) of uint8 images (n, C, H, W) as PNG: the compressed data, without a file's headers."""
-    from PIL import Image
-
-    found = []
-    for image in images:
-        file = io.BytesIO()
-        pixels = image.permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(file, "PNG", optimize=True)
-        content, place, size = file.getvalue(), 8, 0
-        while place < len(content):  # a chunk: its length, its name, as many bytes, a checksum
-            length = int.from_bytes(content[place : place + 4])
-            size += length if content[place + 4 : place + 8] == b"IDAT" else 0
-            place += 12 + length
-        found.append(8 * size / image.numel())
-    return torch.tensor(found, dtype=torch.float64)
-
-
 # -------------------------------------------------------------------------------------------- for reports
 
 
@@ -194,53 +157,29 @@ def check_settings(n: int, steps: int | None, evaluations: int | None, data: Ima
 
 
 def measure(
-    denoiser: Denoiser,
-    data: ImageData,
-    n: int,
-    *,
-    conditional: bool,
-    steps: int | None,
-    evaluations: int | None,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-    padding: int,
+    denoiser: Denoiser, data: ImageData, n: int, *, conditional: bool, seed: int, padding: int, **settings: Any
 ) -> dict[str, Any]:
     """The likelihood of n test images, every class in its proportion, with what it was measured by.
 
     Args:
         conditional: whether the denoiser is given the images' labels.
-        steps, evaluations, seed, batch_size, device, padding: as in `likelihood_bound`.
+        seed, padding, settings: as in `likelihood_bound`.
 
     Returns:
         "bits_per_dim" and its "standard_error" over images, its "parts", what simple codes need under "reference",
         bits of a step against t under "curve", and the "protocol".
     """
     images, labels = data.test.select(even_order(data.test.labels, len(data.test))[:n])
-    bound = likelihood_bound(
-        denoiser,
-        images,
-        labels if conditional else None,
-        steps=steps,
-        evaluations=evaluations,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        padding=padding,
-        progress=True,
-    )
-    steps = steps or denoiser.schedule.steps
+    given = labels if conditional else None
+    bound = likelihood_bound(denoiser, images, given, seed=seed, padding=padding, progress=True, **settings)
+    steps = settings.get("steps") or denoiser.schedule.steps
     kept = len(process_times(denoiser.schedule, steps)) - 1
     read = min(READ, len(data.train)) if isinstance(data.train, ImageFiles) else len(data.train)
     return {
-        "bits_per_dim": float(bound.bits.mean()),
-        "standard_error": _standard_error(bound.bits),
+        **_mean(bound.bits),
         "n": n,
         "parts": {name: float(getattr(bound, name).mean()) for name in ("prior", "steps", "decoder")},
-        "reference": {
-            name: {"bits_per_dim": float(bits.mean()), "standard_error": _standard_error(bits)}
-            for name, bits in (("histogram", histogram_bits(data.train, images)), ("png", png_bits(images)))
-        },
+        "reference": {"histogram": _mean(histogram_bits(data.train, images)), "png": _mean(png_bits(images))},
         "curve": {"t": bound.times.tolist(), "bits": bound.per_step.tolist()},
         "protocol": {
             "images": f"{n} of the {len(data.test)} test images of {data.name}, {data.fingerprint('test')}",
@@ -262,5 +201,6 @@ def measure(
     }
 
 
-def _standard_error(values: Tensor) -> float | None:
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+def _mean(bits: Tensor) -> dict[str, float | None]:
+    error = float(bits.std() / math.sqrt(len(bits))) if len(bits) > 1 else None
+    return {"bits_per_dim": float(bits.mean()), "standard_error": error}

@@ -1,23 +1,19 @@
 """Scores of generated images as functions of feature arrays (n, d); NumPy in, floats out, everything in float64.
 
 Each depends on n and on the features, so it means something only beside the same figure of real images under the
-same protocol. Nearest-neighbour scores count a point as inside a ball when it lies strictly nearer than the radius.
+same protocol. Those of nearest neighbours are in `manifold.py`.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.special import log_softmax
 
 ROWS = 1000  # of a matrix of pairs that are held at once
-
-
-class Generator(Protocol):
-    """What draws subsets: a `numpy.random.Generator` or `RandomState`."""
-
-    def choice(self, a: int, size: int, replace: bool) -> np.ndarray: ...
+Generator = np.random.Generator | np.random.RandomState  # what draws subsets
 
 
 # ------------------------------------------------------------------------------------------------- moments
@@ -52,8 +48,6 @@ class Moments:
         if self.mean.shape != other.mean.shape:
             raise ValueError(f"the two sets have {len(self.mean)} and {len(other.mean)} features")
         n = self.n + other.n
-        if 0 in (self.n, other.n):
-            return other if self.n == 0 else self
         shift = other.mean - self.mean
         scatter = self.scatter + other.scatter + np.outer(shift, shift) * (self.n * other.n / n)
         return Moments(n, self.mean + shift * (other.n / n), scatter)
@@ -192,74 +186,12 @@ def kernel_distance_subsets(
 
 
 def _pair_sum(a: np.ndarray, b: np.ndarray) -> float:
-    return float(sum(polynomial_kernel(part, b).sum() for part in _rows(a)))
+    return float(sum(polynomial_kernel(part, b).sum() for part in in_rows(a)))
 
 
-def _rows(x: np.ndarray) -> Iterator[np.ndarray]:
+def in_rows(x: np.ndarray) -> Iterator[np.ndarray]:
+    """x (n, …) in parts of at most ROWS rows, so that a matrix of pairs need not be held as a whole."""
     return (x[first : first + ROWS] for first in range(0, len(x), ROWS))
-
-
-# ------------------------------------------------------------------------------------------- nearest neighbours
-
-
-def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(len(a), len(b)); what is within rounding of zero is zero, so that copies are recognised."""
-    norms_a, norms_b = (a * a).sum(axis=1)[:, None], (b * b).sum(axis=1)
-    distances = a @ b.T
-    distances *= -2
-    distances += norms_a
-    distances += norms_b
-    distances[distances < 1e-12 * (norms_a + norms_b.max())] = 0
-    return distances
-
-
-def neighbour_radii(x: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance (n,) of each image to its k-th nearest other one."""
-    if not 1 <= k < len(x):
-        raise ValueError(f"k={k} must lie between 1 and {len(x) - 1}, the number of other images")
-    x = np.asarray(x, np.float64)
-    return np.concatenate([np.partition(squared_distances(part, x), k, axis=1)[:, k] for part in _rows(x)])
-
-
-def precision_recall(
-    real: np.ndarray, generated: np.ndarray, k: int = 3, real_radii: np.ndarray | None = None
-) -> tuple[float, float]:
-    """Improved precision and recall (https://arxiv.org/abs/1904.06991).
-
-    Precision is the share of generated images that lie inside the k-nearest-neighbour ball of some real image, recall
-    the share of real images inside the ball of some generated one.
-
-    Args:
-        real, generated: features (m, d), (n, d); both numbers count, so state them.
-        k: which neighbour gives the radius.
-        real_radii: `neighbour_radii(real, k)`, where it is at hand.
-    """
-    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
-    real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
-    radii, hits, covered = neighbour_radii(generated, k), 0, np.zeros(len(real), bool)
-    for part, part_radii in zip(_rows(generated), _rows(radii), strict=True):
-        distances = squared_distances(part, real)
-        hits += int((distances < real_radii).any(axis=1).sum())
-        covered |= (distances < part_radii[:, None]).any(axis=0)
-    return hits / len(generated), float(covered.mean())
-
-
-def density_coverage(
-    real: np.ndarray, generated: np.ndarray, k: int = 5, real_radii: np.ndarray | None = None
-) -> tuple[float, float]:
-    """Density and coverage (https://arxiv.org/abs/2002.09797), which only use the balls of real images.
-
-    Density is the mean number of real balls that hold a generated image, divided by k (1 for real images, and it can
-    be larger); coverage the share of real balls that hold at least one. Arguments as in `precision_recall`.
-    """
-    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
-    real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
-    inside, covered = 0, np.zeros(len(real), bool)
-    for part in _rows(generated):
-        within = squared_distances(part, real) < real_radii
-        inside += int(within.sum())
-        covered |= within.any(axis=0)
-    return inside / (k * len(generated)), float(covered.mean())
 
 
 # -------------------------------------------------------------------------------------- what a classifier says
@@ -275,8 +207,7 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]
     logits = np.asarray(logits, np.float64)
     if not 1 <= splits <= len(logits):
         raise ValueError(f"splits={splits} must lie between 1 and the number of images, {len(logits)}")
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (n, K), finite where p underflows to 0
+    log_p = log_softmax(logits, axis=1)  # (n, K), finite where p underflows to 0
     scores = []
     for part in np.array_split(log_p, splits):
         p = np.exp(part)

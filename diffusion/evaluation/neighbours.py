@@ -20,10 +20,6 @@ class PixelNeighbours:
     """Finds the two nearest training images by Euclidean distance of the pixels, scaled to [0, 1].
 
     Candidates are found in float32 and their distances then computed exactly, so copies have distance 0.
-
-    Args:
-        train: the images a model may have learned by heart.
-        device: where the distances are computed.
     """
 
     def __init__(self, train: Images, device: torch.device) -> None:
@@ -42,8 +38,7 @@ class PixelNeighbours:
 
     def _candidates(self, images: Tensor) -> Tensor:
         """Indices (b, 2) of the two nearest, by float32 distances."""
-        x = images.to(self.device).flatten(1).float() / 255
-        x -= 0.5  # smaller numbers, smaller rounding
+        x = self._values(images)
         best = torch.full((len(x), 2), float("inf"), device=self.device)
         index = torch.zeros((len(x), 2), dtype=torch.long, device=self.device)
         first = 0
@@ -55,6 +50,10 @@ class PixelNeighbours:
             index, first = found.gather(1, order), first + len(y)
         return index.cpu()
 
+    def _values(self, images: Tensor) -> Tensor:
+        """Pixels (b, D) in [−½, ½]: smaller numbers, smaller rounding."""
+        return (images.to(self.device).flatten(1).float() / 255).sub_(0.5)
+
     def _training_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels (chunk, D) and half their squared norms (1, chunk); kept in memory up to a gigabyte."""
         if self._chunks is not None:
@@ -62,8 +61,7 @@ class PixelNeighbours:
             return
         chunks, size = [], 0
         for indices in torch.arange(len(self.train)).split(CHUNK):
-            y = self.train.select(indices)[0].to(self.device).flatten(1).float() / 255
-            y -= 0.5
+            y = self._values(self.train.select(indices)[0])
             size += y.nbytes
             chunks.append((y, y.square().sum(dim=1).unsqueeze(0) / 2))
             yield chunks[-1]

@@ -12,11 +12,11 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from diffusion.drawing.pictures import tile
-from diffusion.evaluation.report import COMPARABLE
+from diffusion.evaluation.report import class_scores, comparable
 from diffusion.system.files import replacing
 
 GENERATED, REAL = "tab:blue", "tab:orange"
-CLASS_SCORES = {
+CLASS_TITLES = {
     "class_accuracy": "accuracy",
     "class_fid": "FID per class, lower is better",
     "class_diversity": "diversity: distance of two images",
@@ -60,8 +60,7 @@ def confusion(scores: dict[str, Any]) -> Figure:
 
 def class_bars(scores: dict[str, Any]) -> Figure:
     """What each class scores, generated beside real."""
-    shown = [name for name in CLASS_SCORES if any(value is not None for value in scores[name] or ())]
-    names = scores["class_names"]
+    shown, names = class_scores(scores), scores["class_names"]
     figure = Figure(figsize=(9, 2.6 * len(shown)), layout="constrained")
     place = np.arange(len(names))
     for axes, name in zip(np.atleast_1d(figure.subplots(len(shown), 1)), shown, strict=True):
@@ -69,9 +68,9 @@ def class_bars(scores: dict[str, Any]) -> Figure:
             (scores[name], -0.2, GENERATED, "generated"),
             (scores["real"][name], 0.2, REAL, "real test images"),
         ):
-            heights = [np.nan if value is None else value for value in values or [None] * len(names)]
+            heights = np.array(values or [None] * len(names), float)  # None becomes NaN, which draws nothing
             axes.bar(place + shift, heights, 0.4, color=colour, label=label)
-        axes.set_title(CLASS_SCORES[name])
+        axes.set_title(CLASS_TITLES[name])
         axes.set_xticks(place, names)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -183,7 +182,7 @@ def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) 
     """One score against one setting; a line for every combination of the rest, and real images as a level."""
     lines: dict[tuple[str, float], list[tuple[float, float]]] = {}
     rest = [other for other in ("checkpoint", "weights", "seed") if len({job["settings"][other] for job in jobs}) > 1]
-    alike = len({_protocol(job) for job in jobs}) == 1
+    alike = len({(job["n"], comparable(job)) for job in jobs}) == 1
     for job in jobs:
         how = job["settings"]
         kind = ", ".join(
@@ -216,8 +215,3 @@ def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) 
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _protocol(job: dict[str, Any]) -> tuple:
-    """What must be the same for scores to compare."""
-    return job["n"], *(job["protocol"].get(key) for key in COMPARABLE)

@@ -5,17 +5,20 @@ import torch
 from torch import Tensor
 
 from diffusion.data.images import ASSETS, ImageFiles, Images
-from diffusion.evaluation.cache import Arrays, cache_key, load_arrays, remembered
+from diffusion.evaluation.cache import Arrays, cache_key, remembered
 from diffusion.evaluation.features.base import Features
-from diffusion.evaluation.metrics import Moments, mean_kernel, neighbour_radii
+from diffusion.evaluation.manifold import neighbour_radii
+from diffusion.evaluation.metrics import Moments, mean_kernel
 from diffusion.system import ranks
 from diffusion.system.progress import progress_bar
 from diffusion.system.randomness import SPLIT, stream
+from diffusion.system.untrusted import read_arrays
 
 BATCH = 500
 KEPT = 10_000  # images whose features are kept, for the scores that compare all pairs
 CLASS_FEATURES = 512  # more features than this have no moments per class: 10 matrices of 2048² would be too large
 PRECISION_K, COVERAGE_K = 3, 5
+MOMENTS = ("n", "mean", "scatter")  # what is kept of `Moments`
 
 
 class FeatureSet:
@@ -82,7 +85,6 @@ def extract_set(
     """Read, extract and sum up images batch by batch.
 
     Args:
-        features: the extractor.
         split: images of the data's size, with labels or without.
         order: indices (n,) into them, in random order.
         description: of a progress bar, or "" for none.
@@ -126,42 +128,32 @@ def _joined(first: np.ndarray | None, second: np.ndarray) -> np.ndarray:
 
 
 class Reference:
-    """The statistics of the real images, packaged, cached, or computed now.
-
-    Args:
-        features: the extractor, with its data.
-    """
+    """The statistics of the real images of the features' data, packaged, cached, or computed now."""
 
     def __init__(self, features: Features) -> None:
         self.features, self.data = features, features.data
         self.key = cache_key(features.fingerprint, features.preprocessing, self.data.fingerprint(), KEPT)
-        self._real: dict[int, FeatureSet] = {}
-        self._load_training()
-
-    def _load_training(self) -> None:
-        """Moments of the training split, and the features of some of it with their neighbours' distances."""
-        data, cache = self.data, self.features.cache
         packaged = self._packaged()
-        path = cache / f"{'training' if packaged is None else 'kept'}_{self.key}.npz"
-        what = f"features of the training images of {data.name}"
+        path = features.cache / f"{'training' if packaged is None else 'kept'}_{self.key}.npz"
+        what = f"features of the training images of {self.data.name}"
         stored = remembered(path, what, lambda: self._extract_training(packaged is None))
         moments = packaged or stored
         self.description = str(moments["description"])
-        self.moments = _moments(moments, "")
+        self.moments = Moments(int(moments["n"]), moments["mean"], moments["scatter"])
         self.classes = None
         if "class_n" in moments:
-            columns = zip(moments["class_n"], moments["class_mean"], moments["class_scatter"], strict=True)
+            columns = zip(*(moments[f"class_{name}"] for name in MOMENTS), strict=True)
             self.classes = [Moments(int(n), mean, scatter.astype(np.float64)) for n, mean, scatter in columns]
         self.kept, self.mean_kernel = stored["features"].astype(np.float64), float(stored["mean_kernel"])
         self.radii = {k: stored[f"radii_{k}"] for k in (PRECISION_K, COVERAGE_K) if f"radii_{k}" in stored}
-        self.kept_description = f"{len(self.kept)} training images of {data.name}"
+        self.kept_description = f"{len(self.kept)} training images of {self.data.name}"
 
     def _packaged(self) -> Arrays | None:
         """The statistics in the package, if they were made with these very weights."""
         path = ASSETS / f"{self.features.packaged}_reference.npz"
         if self.features.packaged is None or not path.exists():
             return None
-        found = load_arrays(path)
+        found = read_arrays(path)
         return found if str(found["fingerprint"]) == self.features.fingerprint else None
 
     def _extract_training(self, whole: bool) -> Arrays:
@@ -179,22 +171,16 @@ class Reference:
         data = self.data
         path = self.features.cache / f"test_{self.key}_{data.fingerprint('test')}.npz"
         n = min(n, len(data.test), KEPT)
-        if n not in self._real:
-            stored = remembered(path, f"features of the test images of {data.name}", self._extract_test)
-            order = torch.randperm(n, generator=stream(0, SPLIT, n)).numpy()
-            logits, labels = (stored[key][:n][order] if key in stored else None for key in ("logits", "labels"))
-            self._real[n] = FeatureSet.of(stored["features"][:n][order], logits, labels, len(data.class_names))
-        return self._real[n]
+        stored = remembered(path, f"features of the test images of {data.name}", self._extract_test)
+        order = torch.randperm(n, generator=stream(0, SPLIT, n)).numpy()
+        logits, labels = (stored[key][:n][order] if key in stored else None for key in ("logits", "labels"))
+        return FeatureSet.of(stored["features"][:n][order], logits, labels, len(data.class_names))
 
     def _extract_test(self) -> Arrays:
         order = even_order(self.data.test.labels, len(self.data.test))[:KEPT]
         found = extract_set(self.features, self.data.test, order)
-        arrays: Arrays = {"features": found.features}
-        if found.logits is not None:
-            arrays["logits"] = found.logits
-        if found.labels is not None:
-            arrays["labels"] = found.labels
-        return arrays
+        arrays = {"features": found.features, "logits": found.logits, "labels": found.labels}
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
 def even_order(labels: Tensor | None, n: int) -> Tensor:
@@ -219,23 +205,9 @@ def _statistics(features: Features, found: FeatureSet) -> Arrays:
     arrays: Arrays = {
         "description": np.array(f"{found.n} training images of {features.data.name}"),
         "fingerprint": np.array(features.fingerprint),
-        **_arrays(found.moments, ""),
+        **{name: np.asarray(getattr(found.moments, name)) for name in MOMENTS},
     }
     if found.classes is not None:
-        parts = [_arrays(part, "class_") for part in found.classes]
-        arrays |= {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        arrays |= {f"class_{name}": np.stack([getattr(part, name) for part in found.classes]) for name in MOMENTS}
         arrays["class_scatter"] = arrays["class_scatter"].astype(np.float32)  # by far the largest
     return arrays
-
-
-def _moments(arrays: Arrays, prefix: str) -> Moments:
-    n, mean, scatter = (arrays[f"{prefix}{name}"] for name in ("n", "mean", "scatter"))
-    return Moments(int(n), mean, scatter)
-
-
-def _arrays(moments: Moments, prefix: str) -> Arrays:
-    return {
-        f"{prefix}n": np.array(moments.n),
-        f"{prefix}mean": moments.mean,
-        f"{prefix}scatter": moments.scatter,
-    }

@@ -1,17 +1,12 @@
 """Scores for programs (metrics.json) and for people (report.md, and report.html with its pictures inside)."""
 
-import base64
-import hashlib
-import html
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion.evaluation.document import Block, as_html, as_markdown, markdown_table, table
+from diffusion.records.results import Scores, write_json
 from diffusion.system.files import replacing
-
-Scores = dict[str, Any]
 
 
 class Metric(NamedTuple):
@@ -22,6 +17,14 @@ class Metric(NamedTuple):
     better: str
     digits: int = 3
     depends_on_n: bool = False
+
+    def text(self, value: float | None, spread: float | None = None) -> str:
+        """A value of this score, and its spread where it has one; KID is told times 1000."""
+        if value is None:
+            return "–"
+        scale = 1000 if self.key.startswith("kid") else 1
+        numbers = (value,) if spread is None else (value, spread)
+        return " ± ".join(f"{number * scale:.{self.digits}f}" for number in numbers)
 
 
 METRICS = (
@@ -42,7 +45,8 @@ METRICS = (
     Metric("memorisation.copies", "share of exact copies of training images", "0", 4),
     Metric("repeated", "share of images that repeat another of the set", "0", 4),
 )
-COMPARABLE = ("scorer", "preprocessing", "reference", "neighbours")  # of the protocol: what, with n, must be the same
+CLASS_SCORES = {"class_accuracy": "accuracy", "class_fid": "FID", "class_diversity": "diversity"}
+COMPARABLE = ("scorer", "preprocessing", "reference", "neighbours")
 SHORT = ("fid", "kid", "inception_score", "precision", "recall", "accuracy")
 
 
@@ -56,15 +60,21 @@ def value_of(scores: Scores, key: str) -> Any:
     return scores
 
 
+def class_scores(scores: Scores) -> list[str]:
+    """Names of the scores that at least one class has."""
+    return [name for name in CLASS_SCORES if any(value is not None for value in scores[name] or ())]
+
+
+def comparable(scores: Scores) -> str:
+    """What of the protocol must be the same, with n, for scores to compare."""
+    protocol = scores.get("protocol") or {}
+    return "; ".join(str(protocol[key]) for key in COMPARABLE if key in protocol)
+
+
 def number(scores: Scores, metric: Metric, seeds: Scores | None = None) -> str:
     """A score as text, with its spread: over the seeds where there are several, else the score's own."""
-    value = value_of(scores, metric.key)
-    if value is None:
-        return "–"
-    scale = 1000 if metric.key.startswith("kid") else 1
-    text = f"{value * scale:.{metric.digits}f}"
     spread = scores.get(f"{metric.key}_std") if seeds is None else scores.get("seeds", {}).get(metric.key)
-    return text if spread is None else f"{text} ± {spread * scale:.{metric.digits}f}"
+    return metric.text(value_of(scores, metric.key), spread)
 
 
 def ratio(scores: Scores, metric: Metric) -> str:
@@ -85,11 +95,11 @@ def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str]
         names: one for each.
         only: keys of the scores to show; all that anybody has by default.
     """
-    heads = ["score", "better"]
+    heads, last = ["score", "better"], {scores["n"]: scores for scores in sets}  # after the last of each n: real images
     for scores, name in zip(sets, names, strict=True):
         mark = " †" if scores["n"] != sets[0]["n"] else ""
         heads += [f"{name}, n = {scores['n']:,}{mark}"]
-        if _last_of_its_n(sets, scores):
+        if scores is last[scores["n"]]:
             real = scores["real"]
             heads += [f"real{' (whole test set)' if real['whole_test_set'] else ''}, n = {real['n']:,}{mark}"]
     if len(sets) == 1:
@@ -103,18 +113,12 @@ def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str]
             seeds, times = scores.get("seeds"), ratio(scores, metric)
             inside = f" ({times}{'' if times == '†' else '×'})" if times and len(sets) > 1 else ""
             row.append(number(scores, metric, seeds) + inside)
-            if _last_of_its_n(sets, scores):
+            if scores is last[scores["n"]]:
                 row.append(number(scores["real"], metric, seeds))
         if len(sets) == 1:
             row.append(ratio(sets[0], metric))
         rows.append(row)
     return heads, rows
-
-
-def _last_of_its_n(sets: Sequence[Scores], scores: Scores) -> bool:
-    """Whether the column of real images for this n comes after these scores."""
-    same = [other for other in sets if other["n"] == scores["n"]]
-    return same[-1] is scores
 
 
 def summary(sets: Sequence[Scores], names: Sequence[str] = ("generated",)) -> str:
@@ -125,15 +129,6 @@ def summary(sets: Sequence[Scores], names: Sequence[str] = ("generated",)) -> st
 # ---------------------------------------------------------------------------------------------- the document
 
 
-@dataclass
-class Block:
-    """A piece of a report: a heading, a text, a table (heads and rows), a list, or a picture in the folder."""
-
-    kind: str
-    text: str = ""
-    rows: Sequence[Sequence[Any]] = ()
-
-
 def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequence[tuple[str, str]]) -> list[Block]:
     """The report, piece by piece.
 
@@ -141,17 +136,15 @@ def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequen
         sets, names: as in `comparison`.
         pictures: (file name, caption), all in the report's folder.
     """
-    blocks = [Block("heading", "Scores"), _table(*comparison(sets, names))]
+    blocks = [Block("heading", "Scores"), table(*comparison(sets, names))]
     if len(sets) > 1:
         blocks.append(Block("text", "In brackets: generated divided by real, at the same n."))
     if any(scores["n"] != sets[0]["n"] for scores in sets):
-        blocks.append(
-            Block(
-                "text",
-                "† Another n than in the first column. FID, Inception Score, precision, recall, density and coverage "
-                "depend on n: compare such a column with the real images at its own n alone.",
-            )
+        text = (
+            "† Another n than in the first column. FID, Inception Score, precision, recall, density and coverage "
+            "depend on n: compare such a column with the real images at its own n alone."
         )
+        blocks.append(Block("text", text))
     for scores, name in zip(sets, names, strict=True):
         prefix = f"{name}: " if len(sets) > 1 else ""
         blocks += [Block("text", prefix + note) for note in scores["notes"]]
@@ -160,10 +153,8 @@ def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequen
             blocks.append(Block("text", f"{text} The images shown are those of the first."))
         elif scores.get("inception_score_std") is not None:
             splits, subsets = (scores["protocol"][key] for key in ("inception_score_splits", "kid_subsets"))
-            text = (
-                f"{prefix}± of the Inception Score is the standard deviation over its {splits} splits, that of KID over"
-            )
-            blocks.append(Block("text", f"{text} {subsets}."))
+            text = f"{prefix}± of the Inception Score is the standard deviation over its {splits} splits,"
+            blocks.append(Block("text", f"{text} that of KID over {subsets}."))
     blocks += [Block("picture", caption, [[file]]) for file, caption in pictures]
     for scores, name in zip(sets, names, strict=True):
         blocks += _details(scores, f" of {name}" if len(sets) > 1 else "")
@@ -178,15 +169,12 @@ def _details(scores: Scores, of: str) -> list[Block]:
         blocks += _likelihood(scores["likelihood"], of)
     if scores.get("classification_accuracy"):
         found = scores["classification_accuracy"]
-        blocks += [
-            Block("heading", f"Classification accuracy score{of}"),
-            Block(
-                "text",
-                f"A classifier trained only on the {scores['n']:,} generated images puts {found['generated']:.4f} of "
-                f"the real test images into their class; one trained on {found['real_n']:,} real training images "
-                f"{found['real']:.4f}.",
-            ),
-        ]
+        text = (
+            f"A classifier trained only on the {scores['n']:,} generated images puts {found['generated']:.4f} of "
+            f"the real test images into their class; one trained on {found['real_n']:,} real training images "
+            f"{found['real']:.4f}."
+        )
+        blocks += [Block("heading", f"Classification accuracy score{of}"), Block("text", text)]
     if scores.get("spread"):
         spread, other = scores["spread"], real.get("spread")
         same = other if other and other["n"] == spread["n"] else None
@@ -196,20 +184,19 @@ def _details(scores: Scores, of: str) -> list[Block]:
         for metric in METRICS:
             if metric.key in spread:
                 columns = [spread, same] if same else [spread]
-                rows.append([metric.name, *(_plus_minus(one.get(metric.key), metric) for one in columns)])
-        blocks += [Block("heading", f"Spread over disjoint subsets{of}"), _table(heads, rows)]
+                rows.append([metric.name, *(metric.text(*one.get(metric.key, [None])) for one in columns)])
+        blocks += [Block("heading", f"Spread over disjoint subsets{of}"), table(heads, rows)]
         blocks.append(Block("text", "Mean ± standard deviation. Scores that depend on n are those of the smaller n."))
-    names = {"class_accuracy": "accuracy", "class_fid": "FID", "class_diversity": "diversity"}
-    shown = [key for key in names if any(value is not None for value in scores[key] or ())]
+    shown = class_scores(scores)
     if shown:
-        heads = ["class", *(f"{names[key]}{side}" for key in shown for side in ("", " of real"))]
+        heads = ["class", *(f"{CLASS_SCORES[key]}{side}" for key in shown for side in ("", " of real"))]
         rows = [
             [name, *(_entry(one.get(key), k) for key in shown for one in (scores, real))]
             for k, name in enumerate(scores["class_names"])
         ]
-        blocks += [Block("heading", f"Classes{of}"), _table(heads, rows)]
+        blocks += [Block("heading", f"Classes{of}"), table(heads, rows)]
     blocks.append(Block("heading", f"Protocol{of}"))
-    blocks.append(Block("list", rows=[[key, value] for key, value in scores["protocol"].items()]))
+    blocks.append(Block("list", rows=list(scores["protocol"].items())))
     return blocks
 
 
@@ -225,12 +212,11 @@ def _likelihood(found: Scores, of: str) -> list[Block]:
         ["no network: PNG", bits_text(codes["png"])],
     ]
     text = "Lower is better; all three on the same images. ± is the standard error over images."
-    protocol = [[key, value] for key, value in found["protocol"].items()]
     return [
         Block("heading", f"Likelihood of real test images{of}"),
-        _table(["", f"{found['n']:,} test images"], rows),
+        table(["", f"{found['n']:,} test images"], rows),
         Block("text", f"{text} The bound lies above the model's −log₂ p, so the model is at least as good as it says."),
-        Block("list", rows=protocol),
+        Block("list", rows=list(found["protocol"].items())),
     ]
 
 
@@ -240,119 +226,8 @@ def bits_text(found: Scores) -> str:
     return f"{found['bits_per_dim']:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
-def _table(heads: list[str], rows: list[list]) -> Block:
-    return Block("table", rows=[heads, *rows])
-
-
 def _entry(values: list | None, k: int) -> str:
     return "–" if values is None or values[k] is None else f"{values[k]:.3f}"
-
-
-def _plus_minus(pair: list[float] | None, metric: Metric) -> str:
-    scale = 1000 if metric.key.startswith("kid") else 1
-    return "–" if pair is None else f"{pair[0] * scale:.{metric.digits}f} ± {pair[1] * scale:.{metric.digits}f}"
-
-
-def markdown_table(heads: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def as_markdown(blocks: Sequence[Block]) -> str:
-    """The report as Markdown, with pictures by their file names."""
-    parts: list[str] = []
-    for block in blocks:
-        if block.kind == "heading":
-            parts.append(f"{'##' if parts else '#'} {block.text}")
-        elif block.kind == "table":
-            parts.append(markdown_table(block.rows[0], block.rows[1:]))
-        elif block.kind == "list":
-            parts.append("\n".join(f"- {key}: {value}" for key, value in block.rows))
-        elif block.kind == "picture":
-            parts.append(f"![{block.text}]({block.rows[0][0]})\n\n*{block.text}*")
-        else:
-            parts.append(block.text)
-    return "\n\n".join(parts) + "\n"
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #666; }
-.wide { overflow-x: auto; }
-dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
-"""
-
-
-def as_html(blocks: Sequence[Block], folder: Path) -> str:
-    """The report as one HTML page that needs no other file: the pictures in `folder` are inside it."""
-    parts: list[str] = []
-    for block in blocks:
-        text = html.escape(block.text)
-        if block.kind == "heading":
-            level = 2 if parts else 1
-            parts.append(f"<h{level}>{text}</h{level}>")
-        elif block.kind == "table":
-            lines = [
-                "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
-                for tag, row in zip(["th"] + ["td"] * (len(block.rows) - 1), block.rows, strict=True)
-            ]
-            parts.append('<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>")
-        elif block.kind == "list":
-            rows = (f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>" for key, value in block.rows)
-            parts.append("<dl>" + "".join(rows) + "</dl>")
-        elif block.kind == "picture":
-            data = base64.b64encode((folder / block.rows[0][0]).read_bytes()).decode()
-            image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-            parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
-        else:
-            parts.append(f"<p>{text}</p>")
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Scores</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body>\n{body}\n</body></html>\n"
-    )
-
-
-# --------------------------------------------------------------------------------------------------- files
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader never sees half a file."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def read_metrics(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote as metrics.json; None where there is none, or it is damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def metrics_of_jobs(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs of a sweep wrote, in the order of their folders' names, but what is damaged."""
-    return [found for path in sorted(folder.glob("*/metrics.json")) if (found := read_metrics(path)) is not None]
-
-
-def fingerprint(content: Any) -> str:
-    """A short text that is another one for other content, of what JSON can hold."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def finished(folder: Path, **same: Any) -> dict[str, Any] | None:
-    """The metrics of a folder in which a job has come to its end that had all of `same`, else None."""
-    found = read_metrics(folder / "metrics.json")
-    if found is None or found.get("status") != "finished":
-        return None
-    return found if all(found.get(name) == value for name, value in same.items()) else None
 
 
 def write_report(
@@ -371,10 +246,8 @@ def write_report(
         pictures: (file name, caption), all in the folder.
     """
     several = {"sets": [{"name": name, **scores} for name, scores in zip(names, sets, strict=True)]}
-    write_json(
-        folder / "metrics.json",
-        {"status": "finished", **extra, **sets[0], **(several if len(sets) > 1 else {})},
-    )
+    content = {"status": "finished", **extra, **sets[0], **(several if len(sets) > 1 else {})}
+    write_json(folder / "metrics.json", content)
     blocks = report_blocks(sets, names, pictures)
     for name, text in (("report.md", as_markdown(blocks)), ("report.html", as_html(blocks, folder))):
         with replacing(folder / name) as temporary:

@@ -51,7 +51,6 @@ def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | 
 
 
 def _folder(path: Path, data: ImageData, key: str) -> ImageFiles:
-
     paths = find_images(path)
     for file in paths:
         try:

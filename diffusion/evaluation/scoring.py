@@ -1,31 +1,18 @@
 """All scores of a set of images, each beside the same score of real test images at the same n."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.images import ImageFiles, Images
+from diffusion.data.images import ImageData, ImageFiles, Images
+from diffusion.evaluation import manifold, metrics
 from diffusion.evaluation.cache import cache_key, remembered
+from diffusion.evaluation.classifier import recipe, train_classifier
 from diffusion.evaluation.features.base import Features
-from diffusion.evaluation.metrics import (
-    Moments,
-    accuracy,
-    class_accuracies,
-    confusion_matrix,
-    density_coverage,
-    diversity,
-    frechet_distance,
-    frechet_distance_infinite,
-    inception_score,
-    kernel_distance,
-    kernel_distance_subsets,
-    precision_recall,
-)
 from diffusion.evaluation.neighbours import ROWS, PixelNeighbours, memorisation
+from diffusion.evaluation.protocol import notes, protocol
 from diffusion.evaluation.reference import (
     COVERAGE_K,
     KEPT,
@@ -36,22 +23,19 @@ from diffusion.evaluation.reference import (
     even_order,
     extract_set,
 )
+from diffusion.records.results import Scores
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
 from diffusion.system.progress import progress_bar
 from diffusion.system.randomness import SPLIT, stream
 
 log = logging.getLogger("diffusion")
-Scores = dict[str, Any]
 SPLITS = 10
 SUBSETS, SUBSET_SIZE = 100, 1000
 
 
 class Scorer:
     """Scores sets of images against the training split of the features' data.
-
-    Args:
-        features: the extractor; its data are the reference.
 
     Attributes:
         nearest: of the images scored last, distances and indices (n, 2) of their nearest training images.
@@ -86,14 +70,11 @@ class Scorer:
         if not ranks.first():
             return {}
         scores = {"n": n, **self.measure(found), **self._memory(images, progress)}
-        real = self.real(n)
-        return {
-            **scores,
-            "class_names": self.data.class_names,
-            "real": real,
-            "notes": self._notes(found, scores, real),
-            "protocol": self._protocol(source, found, real),
-        }
+        scores |= {"class_names": self.data.class_names, "real": self.real(n)}
+        subsets, splits = (SUBSETS, self._subset_size(found)), min(SPLITS, n)
+        scores["notes"] = notes(self.reference, found, scores)
+        scores["protocol"] = protocol(source, self.reference, found, scores, subsets, splits)
+        return scores
 
     def real(self, n: int) -> Scores:
         """The scores of min(n, all) test images, against the same reference."""
@@ -112,25 +93,27 @@ class Scorer:
         scores = self._scalars(found)
         scores["fid_infinite"] = scores["fid_fit"] = None
         if len(found.blocks) > 1:
-            fit = frechet_distance_infinite(found.blocks, reference.moments)
+            fit = metrics.frechet_distance_infinite(found.blocks, reference.moments)
             scores["fid_infinite"] = fit.infinite
             scores["fid_fit"] = {**fit._asdict(), "residual": fit.residual}
         if block_count(*kept.shape) > 1:
             scores["spread"] = self._spread(found)
-        subsets = kernel_distance_subsets(kept, reference.kept, SUBSETS, self._subset_size(found))
+        subsets = metrics.kernel_distance_subsets(kept, reference.kept, SUBSETS, self._subset_size(found))
         scores["kid_subsets"], scores["kid_subsets_std"] = subsets
-        for name in ("class_accuracy", "confusion", "class_fid", "diversity", "class_diversity"):
-            scores[name] = None
+        scores |= dict.fromkeys(("class_accuracy", "confusion", "class_fid", "diversity", "class_diversity"))
         confusion = self._confusion(found)
         if confusion is not None:
-            scores |= {"class_accuracy": class_accuracies(confusion), "confusion": confusion.tolist()}
+            scores |= {"class_accuracy": metrics.class_accuracies(confusion), "confusion": confusion.tolist()}
         if found.classes is not None:
-            scores["class_diversity"] = [diversity(part) if part.n > 1 else None for part in found.classes]
+            scores["class_diversity"] = [metrics.diversity(part) if part.n > 1 else None for part in found.classes]
             known = [value for value in scores["class_diversity"] if value is not None]
             scores["diversity"] = float(np.mean(known)) if known else None
             if reference.classes is not None:
                 pairs = zip(found.classes, reference.classes, strict=True)
-                scores["class_fid"] = [_class_distance(made, real) for made, real in pairs]
+                scores["class_fid"] = [
+                    metrics.frechet_distance(made, real) if min(made.n, real.n) > len(real.mean) else None
+                    for made, real in pairs
+                ]
         return scores
 
     def _subset_size(self, found: FeatureSet) -> int:
@@ -140,26 +123,25 @@ class Scorer:
     def _scalars(self, found: FeatureSet) -> Scores:
         """The scores that also have a spread over disjoint subsets."""
         reference, kept = self.reference, found.features
-        scores: Scores = {"fid": frechet_distance(found.moments, reference.moments)}
-        scores["kid"] = kernel_distance(kept, reference.kept, reference.mean_kernel)
-        for name in ("inception_score", "inception_score_std", "precision", "recall", "density", "coverage"):
-            scores[name] = None
+        scores: Scores = {"fid": metrics.frechet_distance(found.moments, reference.moments)}
+        scores["kid"] = metrics.kernel_distance(kept, reference.kept, reference.mean_kernel)
+        scores |= dict.fromkeys("inception_score inception_score_std precision recall density coverage".split())
         if found.logits is not None:
-            mean, std = inception_score(found.logits, min(SPLITS, found.n))
-            scores |= {"inception_score": mean, "inception_score_std": std}
+            both = metrics.inception_score(found.logits, min(SPLITS, found.n))
+            scores["inception_score"], scores["inception_score_std"] = both
         if min(len(kept), len(reference.kept)) > COVERAGE_K:
-            precision, recall = precision_recall(reference.kept, kept, PRECISION_K, reference.radii[PRECISION_K])
-            density, coverage = density_coverage(reference.kept, kept, COVERAGE_K, reference.radii[COVERAGE_K])
-            scores |= {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+            real, radii = reference.kept, reference.radii
+            scores["precision"], scores["recall"] = manifold.precision_recall(real, kept, PRECISION_K, radii[PRECISION_K])
+            scores["density"], scores["coverage"] = manifold.density_coverage(real, kept, COVERAGE_K, radii[COVERAGE_K])
         confusion = self._confusion(found)
-        scores["accuracy"] = None if confusion is None else accuracy(confusion)
+        scores["accuracy"] = None if confusion is None else metrics.accuracy(confusion)
         return scores
 
     def _confusion(self, found: FeatureSet) -> np.ndarray | None:
         """The confusion matrix, where labels and the logits of the data's own classes are known."""
         if found.logits is None or found.labels is None or not self.features.recognises_classes:
             return None
-        return confusion_matrix(found.logits, found.labels, len(self.data.class_names))
+        return metrics.confusion_matrix(found.logits, found.labels, len(self.data.class_names))
 
     def _spread(self, found: FeatureSet) -> Scores:
         """Mean and standard deviation (n − 1) over disjoint subsets of the images whose features were kept."""
@@ -218,9 +200,6 @@ class Scorer:
         A classifier is trained on the generated images alone and tested on the real test images; beside it, one that
         was trained in the same way on as many real training images.
         """
-        from diffusion.data.images import ImageData
-        from diffusion.evaluation.classifier import recipe, train_classifier
-
         data, n = self.data, len(images)
         if images.labels is None or not data.class_names:
             raise UserError("classification_accuracy=true needs images with labels: these have none.")
@@ -237,112 +216,3 @@ class Scorer:
             path, "accuracy after training on real images", lambda: {"accuracy": np.array(test_accuracy(real, "real"))}
         )
         return {"generated": test_accuracy(images, "generated"), "real": float(found["accuracy"]), "real_n": len(real)}
-
-    # ------------------------------------------------------------------------------------------- what is said
-
-    def _notes(self, found: FeatureSet, scores: Scores, real: Scores) -> list[str]:
-        """What was left out, or is not to be trusted, and why; one sentence each."""
-        d, n, notes = len(self.reference.moments.mean), scores["n"], []
-        if n <= d:
-            notes.append(f"n = {n} is not larger than the {d} features, so the FID is unreliable.")
-        if real["whole_test_set"]:
-            notes.append(
-                f"There are only {real['n']} real test images, so the real column is not at the same n; † stands where "
-                "a ratio would mislead."
-            )
-        if scores["fid_infinite"] is None:
-            notes.append(f"FID∞ and the spread over subsets need more than {2 * d} images, and are left out.")
-        if scores["inception_score"] is None:
-            notes.append("Inception Score and accuracy need class probabilities, which these features have not.")
-        elif found.labels is None:
-            notes.append("These images have no labels, so the scores per class and the accuracy are left out.")
-        elif not self.features.recognises_classes:
-            notes.append("These features come from a network with other classes, so the accuracy is left out.")
-        if found.labels is not None and n >= 20 * len(self.data.class_names):
-            real_labels = np.empty(0, int) if self.data.train.labels is None else self.data.train.labels.cpu().numpy()
-            share, real_share = (
-                np.bincount(labels, minlength=len(self.data.class_names)) / max(1, len(labels))
-                for labels in (found.labels, real_labels)
-            )
-            if np.abs(share - real_share).sum() > 0.1:
-                notes.append(
-                    "The classes of these images stand in other proportions than those of the training images, which "
-                    "worsens the scores that compare whole sets."
-                )
-        if scores["class_fid"] and all(value is None for value in scores["class_fid"]):
-            notes.append(f"FID per class needs more than {d} images of a class, and is left out.")
-        if scores["memorisation"] is None:
-            notes.append("The training images do not fit in memory, so no copies of them were looked for.")
-        if scores["precision"] is None:
-            notes.append(f"Precision, recall, density and coverage need more than {COVERAGE_K} images.")
-        return notes
-
-    def _protocol(self, source: str, found: FeatureSet, real: Scores) -> Scores:
-        """How the scores were measured."""
-        kept, data = len(found.features), self.data
-        return {
-            "images": source,
-            "n": found.n,
-            "data": f"{data.name}, {data.fingerprint()} (train), {data.fingerprint('test')} (test)",
-            "reference": self.reference.description,
-            "floor": f"{real['n']} test images of {data.name}, against the same reference",
-            "scorer": self.features.name,
-            "features": len(self.reference.moments.mean),
-            "preprocessing": self.features.preprocessing,
-            "quantisation": "uint8; samples of a model are rounded, then clamped",
-            "neighbours": (
-                f"precision and recall with k = {PRECISION_K}, density and coverage with k = {COVERAGE_K}, KID with "
-                f"all pairs: {kept} images against {self.reference.kept_description}"
-            ),
-            "kid_subsets": f"{SUBSETS} of {self._subset_size(found)} images",
-            "inception_score_splits": min(SPLITS, found.n),
-            "copies": (
-                "not looked for"
-                if self.neighbours is None
-                else f"all images against the {len(data.train)} training images of {data.name}, in pixels"
-            ),
-        }
-
-
-def _class_distance(made: Moments, real: Moments) -> float | None:
-    return frechet_distance(made, real) if min(made.n, real.n) > len(real.mean) else None
-
-
-def average(values: Sequence[Any]) -> Any:
-    """Scores of several seeds → their mean, entry by entry; None where one is missing, texts from the first."""
-    first = values[0]
-    if any(value is None for value in values):
-        return None
-    if isinstance(first, dict):
-        return {key: average([value[key] for value in values]) for key in first}
-    if isinstance(first, list):
-        return [average(entries) for entries in zip(*values, strict=False)]
-    if isinstance(first, bool | str):
-        return first
-    mean = float(np.mean(values))
-    return int(mean) if isinstance(first, int) and mean.is_integer() else mean
-
-
-def over_seeds(several: list[Scores]) -> Scores:
-    """Scores of independent samples of equal n as one: means, with the standard deviations (n − 1) under "seeds"."""
-    if len(several) == 1:
-        return several[0]
-    result = average(several)
-    result["protocol"]["seeds"] = f"means over {len(several)} samples with different seeds"
-    result["seeds"] = {"count": len(several)}
-    flat = [flattened(scores) for scores in several]
-    for name in flat[0]:
-        values = [scores.get(name) for scores in flat]
-        if None not in values:
-            result["seeds"][name] = float(np.std(values, ddof=1))  # type: ignore[arg-type]
-    return result
-
-
-def flattened(scores: Scores) -> dict[str, float]:
-    """The scores that are one number each, with dotted names for those one level down."""
-    inner = {
-        f"{group}.{name}": value
-        for group in ("memorisation", "classification_accuracy")
-        for name, value in (scores.get(group) or {}).items()
-    }
-    return {name: value for name, value in {**scores, **inner}.items() if isinstance(value, float)}

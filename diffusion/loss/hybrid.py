@@ -10,12 +10,12 @@ the process of the bound has no step there (`variational.LEAST_NOISE`) teach the
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, per_image
-from diffusion.loss.weights import Weighted
+from diffusion.denoiser import Denoiser
+from diffusion.loss.weights import Target
 from diffusion.variational import has_step, step_bits
 
 
-class Hybrid(Weighted):
+class Hybrid(Target):
     """The squared error in the network's own target, plus the variational bound for the variance.
 
     Args:
@@ -32,27 +32,13 @@ class Hybrid(Weighted):
             raise ValueError(f"steps={steps} must be at least 2")
         self.bound_weight, self.steps = weight, steps
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x_0: Tensor,
-        t: Tensor,
-        noise: Tensor,
-        labels: Tensor | None = None,
-        progress: float = 0.0,
+    def of_variance(
+        self, denoiser: Denoiser, x_0: Tensor, x_t: Tensor, t: Tensor, estimate: Tensor, share: Tensor
     ) -> Tensor:
-        alpha, sigma = denoiser.schedule(t)
-        c_skip, c_out, c_in = (per_image(c, x_0) for c in denoiser.objective.coefficients(alpha, sigma))
-        alpha, sigma = per_image(alpha, x_0), per_image(sigma, x_0)
-        x_t = alpha * x_0 + sigma * noise
-        prediction, share = denoiser.predict(c_in * x_t, t, labels)
-        assert share is not None
-        simple = (prediction - denoiser.objective.target(x_0, noise, alpha, sigma)).square().flatten(1).mean(dim=1)
-        estimate = (c_skip * x_t + c_out * prediction).detach()
         steps = self.steps or denoiser.schedule.steps
         counted = has_step(denoiser.schedule, t)  # the others stand for the noisiest step, to be finite, and count 0
         upper = torch.where(counted, t, torch.ones_like(t))
         lower = (upper - 1 / steps).clamp(min=0)
         lower = lower * ((lower > 0.5 / steps) & has_step(denoiser.schedule, lower))  # else the last step, to the image
         bits = step_bits(denoiser.schedule, x_0, x_t, upper, lower, estimate, share)
-        return simple + self.bound_weight * steps * torch.where(counted, bits, torch.zeros_like(bits))
+        return self.bound_weight * steps * torch.where(counted, bits, torch.zeros_like(bits))

@@ -52,12 +52,22 @@ class Weighted:
             progress: share of the run that is done, in [0, 1].
         """
         alpha, sigma = denoiser.schedule(t)
-        _, c_out, c_in = denoiser.objective.coefficients(alpha, sigma)
+        c_skip, c_out, c_in = denoiser.objective.coefficients(alpha, sigma)
         weight = self.weight(alpha, sigma, c_out)
-        alpha, sigma, c_in = (per_image(value, x_0) for value in (alpha, sigma, c_in))
-        prediction, _ = denoiser.predict(c_in * (alpha * x_0 + sigma * noise), t, labels)
+        alpha, sigma, c_skip, c_out, c_in = (per_image(value, x_0) for value in (alpha, sigma, c_skip, c_out, c_in))
+        x_t = alpha * x_0 + sigma * noise
+        prediction, share = denoiser.predict(c_in * x_t, t, labels)
         error = prediction - denoiser.objective.target(x_0, noise, alpha, sigma)
-        return weight * error.square().flatten(1).mean(dim=1)
+        loss = weight * error.square().flatten(1).mean(dim=1)
+        if share is None:
+            return loss
+        return loss + self.of_variance(denoiser, x_0, x_t, t, (c_skip * x_t + c_out * prediction).detach(), share)
+
+    def of_variance(
+        self, denoiser: Denoiser, x_0: Tensor, x_t: Tensor, t: Tensor, estimate: Tensor, share: Tensor
+    ) -> Tensor:
+        """What teaches the variance, (B,): x̂_0 is the `estimate`, and the `share` comes from the second head."""
+        raise NotImplementedError
 
 
 class Target(Weighted):

@@ -78,14 +78,11 @@ class DiT(nn.Module):
     """The diffusion transformer.
 
     Args:
-        channels: of the images.
-        image_size: side of the images, in pixels; divisible by `patch`.
-        num_classes: K, or 0 for an unconditional network.
-        out_channels: of what the network returns; None means `channels`.
+        channels, image_size, num_classes, out_channels: as for every network, see `diffusion.networks.layers`.
         width: channels of each token, a multiple of 4 (sine and cosine of row and column) and of `heads`.
         depth: number of blocks.
         heads: of each attention.
-        patch: side of the patches, in pixels.
+        patch: side of the patches, in pixels; it divides `image_size`.
         mlp_ratio: width of the perceptrons' hidden layer as a multiple of `width`.
     """
 

@@ -1,4 +1,8 @@
-"""Parts that the networks share: time embedding, conditioning and the check of the image size."""
+"""Parts that the networks share: time embedding, conditioning and the check of the image size.
+
+Every network is made for images of so many `channels` and `image_size` pixels a side, with `num_classes` K labels, or 0
+for an unconditional one; it returns `out_channels`, None meaning those of the images.
+"""
 
 import math
 

@@ -46,8 +46,7 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)  # each (B, heads, H·W, C/heads)
-        attended = attend(q, k, v)
-        return x + self.projection(attended.transpose(-1, -2).reshape(b, c, h, w))
+        return x + self.projection(attend(q, k, v).transpose(-1, -2).reshape(b, c, h, w))
 
 
 class Block(nn.Module):
@@ -68,15 +67,12 @@ class UNet(nn.Module):
     """The modern U-Net.
 
     Args:
-        channels: of the images.
-        image_size: side of the images, in pixels; divisible by `patch`.
-        num_classes: K, or 0 for an unconditional network.
-        out_channels: of the output; None is those of the images.
+        channels, image_size, num_classes, out_channels: as for every network, see `diffusion.networks.layers`.
         width: channels at the highest resolution, a multiple of `groups`.
         multipliers: width of each level as a multiple of `width`; one level more than there are halvings.
         blocks: residual blocks per level on the way down (one more on the way up).
         attention: levels (0 is the highest resolution) with attention after each block; the middle always has it.
-        patch: 2 folds 2×2 pixels into channels at the input, 1 does not.
+        patch: 2 folds 2×2 pixels into channels at the input, 1 does not; it divides `image_size`.
         head_width: channels per attention head.
         groups: of the GroupNorms.
     """

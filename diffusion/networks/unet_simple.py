@@ -77,12 +77,9 @@ class UNetSimple(nn.Module):
     """The educational U-Net, flexible in every size.
 
     Args:
-        channels: of the images.
-        image_size: side of the images, in pixels; any that can be halved `levels` times, rounding down.
-        num_classes: K, or 0 for an unconditional network.
-        out_channels: of the output; None is those of the images.
+        channels, image_size, num_classes, out_channels: as for every network, see `diffusion.networks.layers`.
         width: w, a multiple of 4.
-        levels: number of halvings.
+        levels: number of halvings, rounding down.
         bottleneck: number of DoubleConvs at the lowest resolution, at least 2 (one widens, one comes back).
         attention: levels (1 = the first halving) whose blocks, down to it and up from it, end in self-attention; None
             means all.

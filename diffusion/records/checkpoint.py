@@ -39,7 +39,7 @@ MODEL_KEYS = ("config", "image", "step", "total_steps")
 RENAMED = {
     "diffusion.datasets.": "diffusion.data.datasets.",
     "diffusion.device.": "diffusion.system.device.",
-    "diffusion.training.Trainer": "diffusion.training.loop.Trainer",
+    "diffusion.training.Trainer": "diffusion.training.plan.Plan",
 }
 KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
 
@@ -167,13 +167,7 @@ def before(path: Path) -> str:
 
 
 def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
-    """Write weights as safetensors, with what else of a checkpoint is needed to sample from them in the metadata.
-
-    Args:
-        path: of the new file, whose name must end in .safetensors.
-        state: the checkpoint.
-        weights: name → tensor.
-    """
+    """Write weights as safetensors, with what else of a checkpoint is needed to sample from them in the metadata."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path} cannot hold the model: give a name that ends in .safetensors.")
     kept = {name: state[name] for name in MODEL_KEYS}
@@ -198,8 +192,6 @@ def check_sum(text: str, weights: dict[str, torch.Tensor]) -> int:
 
 def read_model(path: Path) -> dict[str, Any]:
     """What `save_model` wrote, as a checkpoint that can be sampled but not resumed."""
-    if not path.exists():
-        raise FileNotFoundError(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         state = read_json(metadata["simple_diffusion"])

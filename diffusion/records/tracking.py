@@ -25,7 +25,6 @@ class Tracker:
     """Writes a run's events into its folder. Nobody loses a run over its curves: what cannot be written is left out.
 
     Args:
-        folder: of the run.
         first_step: of this start; what an interrupted run wrote from there on is discarded by TensorBoard.
     """
 

@@ -7,8 +7,9 @@ in few steps, and in whether they add fresh noise on the way. None needs to know
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from diffusion.system.randomness import SAMPLING, stream
 
 log = logging.getLogger("diffusion")
 Observer = Callable[[Tensor, Tensor], None]
+Draw = Callable[[], Tensor]  # the next standard normal noise (B, C, H, W)
 CLIPPING = {True: "", False: ", not clipped", None: ", not clipped but where noise is predicted"}
 
 
@@ -68,8 +70,9 @@ class Denoise:
         return found
 
 
+@dataclass(eq=False)
 class Sampler:
-    """The loop. A subclass writes `step`.
+    """The loop. A subclass writes `step`, and may add settings to these.
 
     Args:
         steps: steps of the time grid, at least 1; each is one network evaluation (of batched pairs, under guidance)
@@ -81,12 +84,16 @@ class Sampler:
 
     carries_noise = False  # True where a step carries on the noise ε̂, which CFG++ replaces
 
-    def __init__(self, steps: int, clip: bool | None = True, grid: str = "uniform") -> None:
-        if not 1 <= steps <= 100_000:
-            raise ValueError(f"steps={steps} must be from 1 to 100,000")
-        if grid not in GRIDS:
-            raise ValueError(f"grid={grid} must be one of {', '.join(GRIDS)}")
-        self.steps, self.clip, self.grid = steps, clip, grid
+    steps: int
+    _: KW_ONLY
+    clip: bool = True
+    grid: str = "uniform"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 100_000:
+            raise ValueError(f"steps={self.steps} must be from 1 to 100,000")
+        if self.grid not in GRIDS:
+            raise ValueError(f"grid={self.grid} must be one of {', '.join(GRIDS)}")
 
     @property
     def evaluations(self) -> int:
@@ -114,7 +121,7 @@ class Sampler:
     def sample(
         self,
         denoiser: Estimator,
-        noise: Callable[[], Tensor],
+        noise: Draw,
         labels: Tensor | None = None,
         observe: Observer | None = None,
         start: Tensor | None = None,
@@ -143,14 +150,12 @@ class Sampler:
         x_t = levels[0].sigma * noise()
         if start is not None:
             x_t = x_t + levels[0].alpha * start
-        past: list[Any] = []
+        past: list = []
         for t, s in pairwise(levels):
             x_t = self.step(denoise, denoiser.before_step(denoise, x_t, t, s), t, s, noise, past)
         return x_t
 
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
-    ) -> Tensor:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Draw, past: list) -> Tensor:
         """x_s from x_t. At s = 0 it must be the clean image, without fresh noise.
 
         Args:
@@ -177,7 +182,7 @@ class Conditions(NamedTuple):
     start: Tensor | None = None
     strength: float = 1.0
     wrap: Callable[[Estimator, range], Estimator] | None = None
-    noise: Callable[[range], Callable[[], Tensor]] | None = None
+    noise: Callable[[range], Draw] | None = None
     passes: int = 1
 
 

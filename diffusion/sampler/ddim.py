@@ -7,21 +7,20 @@ is also the Euler step of EDM's ODE in σ/α, and that of a flow.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, Estimator
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Draw, Sampler
 from diffusion.schedule import Level
 
 
+@dataclass(eq=False)
 class DDIM(Sampler):
     """DDIM with any η; η = 1 is DDPM's ancestral sampling (Ho et al. 2020, https://arxiv.org/abs/2006.11239, eq. 7).
 
     Args:
-        steps, clip, grid: as for every sampler.
         eta: share of the posterior's standard deviation that is drawn afresh: 0 is deterministic, 1 is DDPM.
         variance: what is drawn at η = 1: "posterior" β̃, or "forward", DDPM's other choice, the variance β of the
             forward step, or "learned", what the network says between them; η scales it alike.
@@ -29,20 +28,16 @@ class DDIM(Sampler):
 
     carries_noise = True
 
-    def __init__(
-        self,
-        steps: int = 50,
-        eta: float = 0.0,
-        variance: str = "posterior",
-        clip: bool = True,
-        grid: str = "uniform",
-    ) -> None:
-        super().__init__(steps, clip, grid)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must lie between 0 (deterministic) and 1 (DDPM)")
-        if variance not in ("posterior", "forward", "learned"):
-            raise ValueError(f"variance={variance} must be 'posterior', 'forward' or 'learned'")
-        self.eta, self.variance = eta, variance
+    steps: int = 50
+    eta: float = 0.0
+    variance: str = "posterior"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must lie between 0 (deterministic) and 1 (DDPM)")
+        if self.variance not in ("posterior", "forward", "learned"):
+            raise ValueError(f"variance={self.variance} must be 'posterior', 'forward' or 'learned'")
 
     def describe(self) -> str:
         drawn = f", {self.variance} variance" if self.variance != "posterior" and self.eta else ""
@@ -55,12 +50,10 @@ class DDIM(Sampler):
                 "sampler.variance=learned needs a model trained with loss=hybrid: choose posterior or forward"
             )
 
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
-    ) -> Tensor:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Draw, past: list) -> Tensor:
         return self.advance(denoise(x_t, t), x_t, t, s, noise)
 
-    def advance(self, found: Estimate, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor]) -> Tensor:
+    def advance(self, found: Estimate, x_t: Tensor, t: Level, s: Level, noise: Draw) -> Tensor:
         """x_s from x_t and the estimate there; the other arguments as in `step`."""
         x_0, kept, share = found
         eps = (x_t - t.alpha * (x_0 if kept is None else kept)) / t.sigma

@@ -10,28 +10,21 @@ in pure noise, λ → −∞, even steps in t are long ones in λ at the start, 
 the square of the steps (measured on data whose path is known: orders 1.7 to 1.8; 2.0 on the grids log_snr and karras).
 """
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Draw, Sampler
 from diffusion.schedule import Level
 
 
+@dataclass(eq=False)
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M).
+    """DPM-Solver++(2M)."""
 
-    Args:
-        steps, clip, grid: as for every sampler.
-    """
+    steps: int = 20
 
-    def __init__(self, steps: int = 20, clip: bool = True, grid: str = "uniform") -> None:
-        super().__init__(steps, clip, grid)
-
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
-    ) -> Tensor:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Draw, past: list) -> Tensor:
         x_0 = denoise(x_t, t).x_0
         towards = x_0
         if past and s.sigma > 0:

@@ -47,9 +47,4 @@ def _between(
     return [*times.tolist(), 0.0]
 
 
-GRIDS: dict[str, Callable[[Schedule, int], list[float]]] = {
-    "uniform": uniform,
-    "quadratic": quadratic,
-    "karras": karras,
-    "log_snr": log_snr,
-}
+GRIDS = {grid.__name__: grid for grid in (uniform, quadratic, karras, log_snr)}

@@ -11,23 +11,22 @@ Euler's step is the same for both, and equal to DDIM's with η = 0; Heun's is th
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Draw, Sampler
 from diffusion.schedule import Level, levels_at
 
 FAR = 100.0  # σ/α beyond which nothing of the image is left to see, and steps in σ/α would be too long
 
 
+@dataclass(eq=False)
 class Euler(Sampler):
     """Euler's method.
 
     Args:
-        steps, clip, grid: as for every sampler.
         churn: S_churn of EDM, how much noise is added over the whole way; 0 is deterministic.
         churn_low, churn_high: σ/α between which noise is added.
         churn_noise: standard deviation of the added noise, against what is then taken away.
@@ -35,37 +34,30 @@ class Euler(Sampler):
 
     carries_noise = True
 
-    def __init__(
-        self,
-        steps: int = 50,
-        churn: float = 0.0,
-        churn_low: float = 0.05,
-        churn_high: float = 50.0,
-        churn_noise: float = 1.0,
-        clip: bool = True,
-        grid: str = "uniform",
-    ) -> None:
-        super().__init__(steps, clip, grid)
-        if churn < 0:
-            raise ValueError(f"churn={churn} must be 0 (deterministic) or more")
-        if not 0 <= churn_low <= churn_high:
-            raise ValueError(f"churn_low={churn_low} must be 0 or more, and at most churn_high={churn_high}")
-        if churn_noise <= 0:
-            raise ValueError(f"churn_noise={churn_noise} must be positive")
-        self.churn, self.churn_low, self.churn_high = churn, churn_low, churn_high
-        self.churn_noise = churn_noise
+    steps: int = 50
+    churn: float = 0.0
+    churn_low: float = 0.05
+    churn_high: float = 50.0
+    churn_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.churn < 0:
+            raise ValueError(f"churn={self.churn} must be 0 (deterministic) or more")
+        if not 0 <= self.churn_low <= self.churn_high:
+            raise ValueError(f"churn_low={self.churn_low} must be 0 or more, and at most churn_high={self.churn_high}")
+        if self.churn_noise <= 0:
+            raise ValueError(f"churn_noise={self.churn_noise} must be positive")
 
     def describe(self) -> str:
         return super().describe() + (f", churn {self.churn:g}" if self.churn else "")
 
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
-    ) -> Tensor:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Draw, past: list) -> Tensor:
         if self.churn and self.churn_low <= t.ratio <= self.churn_high:
             x_t, t = self.stir(denoise, x_t, t, noise)
         return self.advance(denoise, x_t, t, s)
 
-    def stir(self, denoise: Denoise, x_t: Tensor, t: Level, noise: Callable[[], Tensor]) -> tuple[Tensor, Level]:
+    def stir(self, denoise: Denoise, x_t: Tensor, t: Level, noise: Draw) -> tuple[Tensor, Level]:
         """x at a higher level, where the schedule has one."""
         wanted = t.ratio * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
         log_snr = torch.tensor([-2 * math.log(wanted)], dtype=torch.float64)
@@ -81,31 +73,23 @@ class Euler(Sampler):
         return s.alpha * x_0 + s.sigma / t.sigma * (x_t - t.alpha * (x_0 if kept is None else kept))
 
 
+@dataclass(eq=False)
 class Heun(Euler):
-    """Heun's method: two evaluations a step, but for the last.
+    """Heun's method: two evaluations a step, but for the last; with churn as for `Euler`.
 
     Args:
         variable: what τ is: "flow" σ/(α + σ), or "sigma" σ/α, as in EDM.
-        steps, churn, churn_low, churn_high, churn_noise, clip, grid: as for `Euler`.
     """
 
     carries_noise = False
 
-    def __init__(
-        self,
-        steps: int = 25,
-        variable: str = "flow",
-        churn: float = 0.0,
-        churn_low: float = 0.05,
-        churn_high: float = 50.0,
-        churn_noise: float = 1.0,
-        clip: bool = True,
-        grid: str = "uniform",
-    ) -> None:
-        super().__init__(steps, churn, churn_low, churn_high, churn_noise, clip, grid)
-        if variable not in ("flow", "sigma"):
-            raise ValueError(f"variable={variable} must be 'flow' or 'sigma'")
-        self.variable = variable
+    steps: int = 25
+    variable: str = "flow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variable not in ("flow", "sigma"):
+            raise ValueError(f"variable={self.variable} must be 'flow' or 'sigma'")
 
     @property
     def evaluations(self) -> int:

@@ -12,13 +12,14 @@ Where a schedule ends in pure noise, λ → −∞, even steps in t begin with v
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Draw, Sampler
 from diffusion.schedule import Level
 
 
@@ -59,26 +60,27 @@ def solve(s: Level, here: Point, others: Sequence[Point]) -> Tensor:
     return x_s
 
 
+@dataclass(eq=False)
 class UniPC(Sampler):
-    """UniPC.
+    """UniPC; `clip` is None here unless it is said.
 
     Args:
-        steps, clip, grid: as for every sampler, but that `clip` is None here unless it is said.
         order: estimates that the predictor looks at, 1 to 3; the corrector looks at one more.
     """
 
-    def __init__(self, steps: int = 12, order: int = 2, clip: bool | None = None, grid: str = "uniform") -> None:
-        super().__init__(steps, clip, grid)
-        if not 1 <= order <= 3:
-            raise ValueError(f"order={order} must be 1, 2 or 3")
-        self.order = order
+    steps: int = 12
+    order: int = 2
+    clip: bool | None = field(default=None, kw_only=True)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.order <= 3:
+            raise ValueError(f"order={self.order} must be 1, 2 or 3")
 
     def describe(self) -> str:
         return f"{super().describe()}, order {self.order}"
 
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Callable[[], Tensor], past: list[Any]
-    ) -> Tensor:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Draw, past: list) -> Tensor:
         """`past` holds the points so far, the oldest first; all but the last three are dropped."""
         here = Point(t, x_t, denoise(x_t, t).x_0)
         k = len(past)

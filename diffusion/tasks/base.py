@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.config import trained
 from diffusion.data.images import ImageData
 from diffusion.drawing.image_model import ImageModel
 from diffusion.drawing.pictures import class_grid, labelled_grid
@@ -61,18 +60,11 @@ class Job:
     batch_size: int
     observe: Observer | None = None
 
-    def draw(
-        self,
-        n: int,
-        labels: Tensor | None,
-        given: Conditions | None = None,
-        sampler: Sampler | None = None,
-        seed: int | None = None,
-    ) -> Tensor:
+    def draw(self, n: int, labels: Tensor | None, given: Conditions | None = None) -> Tensor:
         """n images, uint8 (n, C, H, W)."""
-        seed = self.seed if seed is None else seed
-        chosen = self.sampler if sampler is None else sampler
-        return trained.draw(self.model, chosen, n, labels, seed, self.batch_size, self.observe, given=given)
+        return self.model.draw(
+            self.sampler, n, labels, self.seed, self.batch_size, self.observe, progress=True, given=given
+        )
 
     def inputs(self, where: str | None) -> tuple[Tensor, Tensor | None, list[str]]:
         """Images to work on, uint8 (n, C, H, W), the labels to draw with, and captions.
@@ -94,11 +86,11 @@ class Job:
             order = order[torch.argsort(found.labels[order], stable=True)]
         images, labels = found.select(order[: self.n])
         names = self.model.class_names if data.class_names == self.model.class_names else data.class_names
-        if not self.model.guidance.conditional:
-            return images, None, [] if labels is None else [names[k] for k in labels.tolist()]
-        if self.classes is not None:
+        conditional = self.model.guidance.conditional
+        if conditional and self.classes is not None:
             labels = self.model.labels(self.n, self.classes)
-        return images, labels, [] if labels is None else [names[k] for k in labels.tolist()]
+        captions = [] if labels is None else [names[k] for k in labels.tolist()]
+        return images, labels if conditional else None, captions
 
 
 class Task:
@@ -133,9 +125,3 @@ def table_of(rows: Sequence[tuple[str, Tensor]], captions: Sequence[str]) -> Ima
     """
     images = torch.cat([images for _, images in rows])
     return labelled_grid(images, len(rows[0][1]), captions, rows=[name for name, _ in rows])
-
-
-def check_strengths(strengths: Sequence[float]) -> None:
-    """Raise `ValueError` unless these are times above 0."""
-    if not strengths or not all(0 < strength <= 1 for strength in strengths):
-        raise ValueError(f"strengths={strengths} must be times between 0 (the image) and 1 (pure noise), one or more")

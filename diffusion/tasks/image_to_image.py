@@ -5,7 +5,7 @@ is drawn again from there. The later the time, the less of the image is left, an
 import torch
 
 from diffusion.sampler import Conditions
-from diffusion.tasks.base import Job, Result, Task, check_strengths, table_of
+from diffusion.tasks.base import Job, Result, Task, table_of
 
 
 class ImageToImage(Task):
@@ -17,7 +17,10 @@ class ImageToImage(Task):
     """
 
     def __init__(self, strengths: list[float], images: str | None = None) -> None:
-        check_strengths(strengths)
+        if not strengths or not all(0 < strength <= 1 for strength in strengths):
+            raise ValueError(
+                f"strengths={strengths} must be times between 0 (the image) and 1 (pure noise), one or more"
+            )
         self.strengths, self.images = strengths, images
 
     def run(self, job: Job) -> Result:

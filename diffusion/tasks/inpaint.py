@@ -13,12 +13,14 @@ which keeps the distribution of x_t where it is right and pulls it towards that 
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffusion.data.images import pad_images
 from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.sampler import DDIM, Conditions
 from diffusion.schedule import Level
@@ -40,7 +42,6 @@ class Inpainting(Wrapped):
     """A denoiser that knows some of the pixels.
 
     Args:
-        denoiser: x_t, t, labels → `Estimate`.
         known: clean images (B, C, H, W).
         unknown: 1 where pixels are to be painted and 0 where they are known, broadcast to `known`.
         noise: noise() draws a standard normal of the shape of `known`.
@@ -94,8 +95,7 @@ class Inpaint(Task):
         images, labels, captions = job.inputs(self.images)
         model, device = job.model, job.model.device.torch_device
         unknown = read_mask(self.mask, model.image["size"])
-        inside = model.image["padding"]
-        whole = nn.functional.pad(unknown, [inside] * 4).to(device)
+        whole = pad_images(unknown, model.image["padding"]).to(device)
         known = model.from_images(images).to(device)
 
         def wrap(seed: int, denoiser: Estimator, rows: range) -> Estimator:
@@ -106,9 +106,10 @@ class Inpaint(Task):
 
             return Inpainting(denoiser, known[rows.start : rows.stop], whole, noise, self.repeats)
 
-        seeds = range(job.seed, job.seed + self.variations)
-        given = [Conditions(wrap=partial(wrap, seed), passes=1 + self.repeats) for seed in seeds]
-        drawn = [job.draw(len(images), labels, one, seed=seed) for one, seed in zip(given, seeds, strict=True)]
+        drawn = []
+        for seed in range(job.seed, job.seed + self.variations):
+            given = Conditions(wrap=partial(wrap, seed), passes=1 + self.repeats)
+            drawn.append(replace(job, seed=seed).draw(len(images), labels, given))
         hidden = torch.where(unknown.bool(), 128, images).to(torch.uint8)
         rows = [("image", images), ("known", hidden), *((f"{k + 1}", made) for k, made in enumerate(drawn))]
         labels = None if labels is None else labels.repeat(self.variations)

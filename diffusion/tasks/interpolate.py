@@ -24,7 +24,6 @@ class BetweenClasses(Wrapped):
     """A denoiser of a mixture of two labels.
 
     Args:
-        denoiser: x_t, t, labels → `Estimate`.
         others: the second labels (B,).
         weights: of the second labels, (B,).
     """

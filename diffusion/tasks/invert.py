@@ -28,7 +28,6 @@ def invert(denoiser: Estimator, x_0: Tensor, labels: Tensor | None, times: Seque
     """The noise (B, C, H, W), about standard normal, from which DDIM's steps lead to the images x_0.
 
     Args:
-        denoiser: x_t, t, labels → `Estimate`.
         x_0: clean images (B, C, H, W).
         labels: classes (B,) or None.
         times: falling, the last 0, as `Sampler.times` gives them.
@@ -70,7 +69,8 @@ class Invert(Task):
         job = replace(job, model=model)
         images, labels, captions = job.inputs(self.images)
         x_0 = model.from_images(images)
-        denoiser, rows, errors, moments = model.guidance.guide(model.denoiser), [("image", images)], [], []
+        denoiser, rows = model.guidance.guide(model.denoiser), [("image", images)]
+        numbers: dict[str, list] = {"steps": self.steps, "error": [], "noise_mean": [], "noise_std": []}
         for sampler in self.samplers:
             times, found = sampler.times(model.denoiser.schedule), []
             for part in torch.arange(len(images)).split(model.device.at_most(job.batch_size)):
@@ -78,21 +78,16 @@ class Invert(Task):
                 with model.device.autocast():
                     found.append(invert(denoiser, x_0[part].to(device), own, times).float())
             noise = torch.cat(found)
-            back = job.draw(len(images), labels, Conditions(noise=partial(given_noise, noise)), sampler)
-            errors.append(float((back.float() - images.float()).square().mean().sqrt()))
-            moments.append((float(noise.mean()), float(noise.std())))
+            given = Conditions(noise=partial(given_noise, noise))
+            back = replace(job, sampler=sampler).draw(len(images), labels, given)
+            numbers["error"].append(float((back.float() - images.float()).square().mean().sqrt()))
+            numbers["noise_mean"].append(float(noise.mean()))
+            numbers["noise_std"].append(float(noise.std()))
             rows.append((f"{sampler.steps} steps", back))
-        shown = model.to_images(noise.cpu() / 2)
-        rows.insert(1, ("noise", shown))
+        rows.insert(1, ("noise", model.to_images(noise.cpu() / 2)))
         says = "Round trip, root mean square error in grey levels of 255: " + ", ".join(
-            f"{error:.2f} with {number} steps" for error, number in zip(errors, self.steps, strict=True)
+            f"{error:.2f} with {number} steps" for error, number in zip(numbers["error"], self.steps, strict=True)
         )
-        mean, std = moments[-1]
+        mean, std = numbers["noise_mean"][-1], numbers["noise_std"][-1]
         says += f". The noise has mean {mean:.2f} and standard deviation {std:.2f} (0 and 1 where it is drawn)."
-        numbers = {
-            "steps": self.steps,
-            "error": errors,
-            "noise_mean": [mean for mean, _ in moments],
-            "noise_std": [std for _, std in moments],
-        }
         return Result(back, labels, table_of(rows, captions), says, numbers)

@@ -67,6 +67,13 @@ class StopSignals:
         finally:
             self._at_once = False
 
+    def agreed(self, total: int) -> tuple[int | None, int]:
+        """The signal that any process got, and the first one's total of steps: all stop after the same step."""
+        if ranks.size() == 1:
+            return self.number, total
+        number, total = ranks.largest(self.number or 0, total if ranks.first() else 0)
+        return number or None, total
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.number, self.count = number, self.count + 1
         if ranks.size() > 1:

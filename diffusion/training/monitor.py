@@ -1,65 +1,63 @@
 """What a run shows of itself: sample grids with the same noise and labels throughout, held-out loss, and scores."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffusion.data.images import ImageData, Images, encode, pad_images
+from diffusion.data.images import Images, encode, pad_images
 from diffusion.drawing.image_model import ImageModel
 from diffusion.drawing.pictures import grid_layout, labelled_grid, save_picture, tile
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import METRICS, value_of, write_report
 from diffusion.evaluation.scoring import Scorer
-from diffusion.loss import Weighted
 from diffusion.records.tracking import Tracker
 from diffusion.sampler import Sampler
 from diffusion.system import ranks
 from diffusion.system.randomness import HELD_OUT, stream
-from diffusion.timesteps import Timesteps
+from diffusion.training.parts import Parts
 
 
+@dataclass
 class Monitor:
     """Draws with the averaged weights, which it sees change as training goes on.
 
     Args:
         model: with the averaged weights.
         sampler: a fast one.
-        data: its test images are held out.
-        timesteps, loss: as in training.
-        scorer: gives scores, or None for none.
+        parts: of the run; test images are held out.
         tracker, folder: of the run.
         n: images that are scored.
         seed: of all images drawn here, and of the held-out noise.
         batch_size: images drawn at once; None leaves it to the device.
         held_out: test images whose loss is measured with each preview.
+
+    Attributes:
+        scorer: gives scores, where there is one.
     """
 
-    def __init__(
-        self,
-        model: ImageModel,
-        sampler: Sampler,
-        data: ImageData,
-        timesteps: Timesteps,
-        loss: Weighted,
-        scorer: Scorer | None,
-        tracker: Tracker,
-        folder: Path,
-        n: int = 1000,
-        seed: int = 0,
-        batch_size: int | None = None,
-        held_out: int = 512,
-    ) -> None:
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be 0 or more")
+    model: ImageModel
+    sampler: Sampler
+    parts: Parts
+    tracker: Tracker
+    folder: Path
+    n: int = 1000
+    seed: int = 0
+    batch_size: int | None = None
+    held_out: int = 512
+
+    def __post_init__(self) -> None:
+        n, batch_size = self.n, self.batch_size
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be 0 or more")
         if n < 0 or n == 1 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"n={n} must be 0 (no scores) or at least 2, and batch_size={batch_size} at least 1")
-        if held_out < 0:
-            raise ValueError(f"held_out={held_out} must be 0 or more")
-        self.model, self.sampler, self.scorer, self.data = model, sampler, scorer, data
-        self.timesteps, self.loss, self.held_out = timesteps, loss, min(held_out, len(data.test))
-        self.tracker, self.folder, self.n, self.seed = tracker, folder, n, seed
-        self.batch_size = model.device.images_at_once(batch_size)
+        if self.held_out < 0:
+            raise ValueError(f"held_out={self.held_out} must be 0 or more")
+        self.scorer: Scorer | None = None
+        self.held_out = min(self.held_out, len(self.parts.data.test))
+        self.at_once = self.model.device.images_at_once(batch_size)
         self.scores: dict[str, Any] | None = None
         self.pictures: list[tuple[str, str]] = []
 
@@ -67,7 +65,7 @@ class Monitor:
         """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss."""
         n = 8 * min(len(self.model.class_names) or 8, 16)
         labels = self.model.labels(n)
-        images = self.model.draw(self.sampler, n, labels, self.seed, self.batch_size)
+        images = self.model.draw(self.sampler, n, labels, self.seed, self.at_once)
         if not ranks.first():
             return
         columns, captions = grid_layout(labels, self.model.class_names, n)
@@ -81,18 +79,18 @@ class Monitor:
     def held_out_loss(self) -> float:
         """Mean loss on test images, with their labels and with the same noise and times at every call."""
         n, generator, device = self.held_out, stream(self.seed, HELD_OUT), self.model.device
-        images, labels = self.data.test.select(torch.arange(n))
-        x_0 = encode(pad_images(images, self.data.padding))
-        t = self.timesteps((torch.arange(n) + torch.rand(n, generator=generator)) / n)
+        images, labels = self.parts.data.test.select(torch.arange(n))
+        x_0 = encode(pad_images(images, self.parts.data.padding))
+        t = self.parts.timesteps((torch.arange(n) + torch.rand(n, generator=generator)) / n)
         noise = torch.randn(x_0.shape, generator=generator)
         labels = labels if self.model.guidance.conditional else None
         total = 0.0
-        for part in torch.arange(n).split(device.at_most(self.batch_size)):
+        for part in torch.arange(n).split(device.at_most(self.at_once)):
             tensors = (None if value is None else value[part] for value in (x_0, t, noise, labels))
             x, times, eps, y = (None if value is None else value.to(device.torch_device) for value in tensors)
             with device.autocast():
-                losses = self.loss(self.model.denoiser, x, times, eps, y)  # type: ignore[arg-type]
-            total += float((losses * self.timesteps.weight(times)).sum())  # type: ignore[arg-type]
+                losses = self.parts.loss(self.model.denoiser, x, times, eps, y)  # type: ignore[arg-type]
+            total += float((losses * self.parts.timesteps.weight(times)).sum())  # type: ignore[arg-type]
         return total / n
 
     def score(self, step: int) -> dict[str, float | None]:
@@ -103,20 +101,15 @@ class Monitor:
         if self.scorer is None or not self.n:
             return {}
         labels = self.model.labels(self.n)
-        images = Images(
-            self.model.draw(self.sampler, self.n, labels, self.seed, self.batch_size, progress=True), labels
-        )
-        source = (
-            f"averaged weights at step {step}; {self.sampler.describe()}; {self.model.guidance.describe()}; "
-            f"seed {self.seed}"
-        )
+        drawn = self.model.draw(self.sampler, self.n, labels, self.seed, self.at_once, progress=True)
+        images, how = Images(drawn, labels), f"{self.sampler.describe()}; {self.model.guidance.describe()}"
+        source = f"averaged weights at step {step}; {how}; seed {self.seed}"
         scores = self.scorer.score(images, source)
         if not ranks.first():
             return {}
         self.scores = scores
-        self.pictures = illustrate(
-            self.folder / "scores", self.scorer, images, self.scores, self.scorer.nearest, self.tracker, step
-        )
-        self.pictures = [(f"scores/{name}", caption) for name, caption in self.pictures]
-        write_report(self.folder, [self.scores], {"status": "training", "step": step}, self.pictures)
-        return {f"score/{metric.key}": value_of(self.scores, metric.key) for metric in METRICS}
+        folder, nearest = self.folder / "scores", self.scorer.nearest
+        made = illustrate(folder, self.scorer, images, scores, nearest, self.tracker, step)
+        self.pictures = [(f"scores/{name}", caption) for name, caption in made]
+        write_report(self.folder, [scores], {"status": "training", "step": step}, self.pictures)
+        return {f"score/{metric.key}": value_of(scores, metric.key) for metric in METRICS}

@@ -1,20 +1,8 @@
-"""How long a run is, in steps or in time, and how its learning rate rises and falls."""
+"""How long a run is in time."""
 
-import math
 import re
 
 UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-
-
-def total_steps(images: int, epochs: float | None, steps: int | None, batch_size: int, size: int) -> int:
-    """Length of a run in optimizer steps; `ValueError` when it is not positive or given twice."""
-    if steps is not None and epochs is not None:
-        raise ValueError(f"steps={steps} and epochs={epochs} both set the length: give one of them")
-    if steps is None:
-        steps = math.ceil((images if epochs is None else epochs * size) / batch_size)
-    if steps < 1:
-        raise ValueError(f"steps={steps}: the run must have at least one step (see training.images, epochs, steps)")
-    return steps
 
 
 def budget_seconds(budget: str) -> float:
@@ -32,17 +20,20 @@ class Pace:
     done, `total` is a guess.
 
     Args:
-        seconds: for the whole run.
+        seconds: for the whole run; None where its length is given otherwise, and `guess` stands.
         step: steps that were done before this start.
         guess: a total.
     """
 
-    def __init__(self, seconds: float, step: int, guess: int) -> None:
-        self.seconds, self.first, self.total = seconds, step + 1, max(guess, step + 3)
+    def __init__(self, seconds: float | None, step: int, guess: int) -> None:
+        self.seconds, self.first = seconds, step + 1
+        self.total = guess if seconds is None else max(guess, step + 3)
         self.spent_before = 0.0
 
     def steps(self, step: int, spent: float) -> int:
         """The total, as it looks after `step` steps in `spent` seconds; `step` itself once the time is spent."""
+        if self.seconds is None:
+            return self.total
         if spent >= self.seconds:
             return step
         if step <= self.first:
@@ -52,14 +43,3 @@ class Pace:
             self.total = step + round((self.seconds - spent) / max(duration, 1e-9))
         self.total = max(self.total, step + 1)
         return self.total
-
-
-def learning_rate_factor(step: int, total: int, warmup: float, decay: str) -> float:
-    """What the learning rate of step 0 … total − 1 is multiplied with: a linear rise, then a fall towards 0."""
-    rise = warmup * total
-    if step < rise:
-        return (step + 1) / (math.ceil(rise) + 1)
-    if decay == "constant":
-        return 1.0
-    done = (step - rise) / (total - rise)
-    return 1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))

@@ -29,10 +29,9 @@ def profiling(steps: int, folder: Path, device: torch.device) -> Iterator[Callab
         return
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     key = f"self_{'cuda' if device.type == 'cuda' else 'cpu'}_time_total"
-    done = 0
 
     def write(found: profile) -> None:
-        recorded = min(steps, done - SKIPPED - 1)
+        recorded = min(steps, found.step_num - SKIPPED - 1)
         if recorded < 1:
             return
         found.export_chrome_trace(str(folder / "trace.json"))
@@ -42,14 +41,7 @@ def profiling(steps: int, folder: Path, device: torch.device) -> Iterator[Callab
 
     plan = schedule(skip_first=SKIPPED, wait=0, warmup=1, active=steps, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as found:
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            found.step()
-
-        yield step
-    if done <= SKIPPED + 1:
-        log.warning(
-            "training.profile=%d: a run of %d steps is too short; the first %d are left out.", steps, done, SKIPPED + 1
-        )
+        yield found.step
+    if found.step_num <= SKIPPED + 1:
+        short = "training.profile=%d: a run of %d steps is too short; the first %d are left out."
+        log.warning(short, steps, found.step_num, SKIPPED + 1)

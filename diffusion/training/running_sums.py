@@ -22,15 +22,13 @@ class RunningSums:
         # loss, gradient norm, steps, then the loss and the number of images of each noise level
         self.values = torch.zeros(3 + 2 * LEVELS, device=device)
 
-    def add_losses(self, losses: Tensor, weighted: Tensor, t: Tensor, batch_size: int) -> None:
-        """Add the losses (b,) of images at times t (b,), as they are and as they count, of a batch of `batch_size`."""
+    def add(self, losses: Tensor, weighted: Tensor, t: Tensor, norm: Tensor, batch_size: int) -> None:
+        """Add the losses (b,) of images at times t (b,), as they are and as they count, of a batch of `batch_size`; and
+        the gradient's norm, which all processes have alike."""
         level = (t * LEVELS).ceil().long().clamp(1, LEVELS) - 1
         self.values[0] += weighted.sum() / batch_size
         self.values.index_add_(0, 3 + level, losses)
         self.values.index_add_(0, 3 + LEVELS + level, torch.ones_like(losses))
-
-    def add_step(self, norm: Tensor) -> None:
-        """Add the gradient norm of a finished step, which all processes have alike."""
         if ranks.first():
             self.values[1] += norm
             self.values[2] += 1
@@ -39,13 +37,9 @@ class RunningSums:
         """Whether every loss and gradient so far was finite, in this process."""
         return bool(self.values[:2].isfinite().all())
 
-    def gathered(self) -> Tensor:
-        """The sums of all processes."""
-        return ranks.total(self.values)
-
     def means(self) -> dict[str, float | None]:
         """The means by TensorBoard tag; starts anew."""
-        loss, norm, count, *levels = self.gathered().tolist()
+        loss, norm, count, *levels = ranks.total(self.values).tolist()
         self.values.zero_()
         if not count:  # every step was skipped
             return {}

@@ -56,11 +56,11 @@ class ModuleFeatures(Features):
         self.network.to(device)
         self.fingerprint = cache_key(target, arguments, state_hash(self.network), source(self.network))
         self.name = f"{target}, {self.fingerprint}"
-        probe = self.extract(data.train.select(torch.arange(2))[0])
-        self.recognises_classes = probe[1] is not None
-        if self.recognises_classes and probe[1].shape[1] != len(data.class_names):  # type: ignore[union-attr]
+        _, logits = self.extract(data.train.select(torch.arange(2))[0])
+        self.recognises_classes = logits is not None
+        if logits is not None and logits.shape[1] != len(data.class_names):
             raise UserError(
-                f"features.network._target_={target} returns {probe[1].shape[1]} logits, but "  # type: ignore[union-attr]
+                f"features.network._target_={target} returns {logits.shape[1]} logits, but "
                 f"data={data.name} has {len(data.class_names)} classes."
             )
 

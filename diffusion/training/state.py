@@ -1,0 +1,143 @@
+"""What a run keeps of itself: its newest checkpoint, the one before, and the one with the lowest FID."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.records import checkpoint
+from diffusion.system import ranks
+from diffusion.system.errors import NotWritten, UserError
+from diffusion.training.parts import Parts, Progress
+from diffusion.training.plan import Plan
+from diffusion.training.running_sums import RunningSums, Stopwatch
+
+MOST_SKIPPED = 100  # steps in a row
+
+
+@dataclass
+class State:
+    """Saves and restores a run.
+
+    Args:
+        parts: whose weights, averages, moments and memories are kept.
+        plan: with the length of the run.
+        progress: how far it has got.
+        sums: what is logged next.
+        stopwatch: the time that was spent.
+        folder: of the run.
+        header: what every checkpoint also holds: {"config": …, "image": …}.
+        spent: seconds of training before this start.
+    """
+
+    parts: Parts
+    plan: Plan
+    progress: Progress
+    sums: RunningSums
+    stopwatch: Stopwatch
+    folder: Path
+    header: dict[str, Any]
+    spent: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        parts, progress = self.parts, self.progress
+        return {
+            **self.header,
+            "step": progress.step,
+            "total_steps": progress.total_steps,
+            "network": parts.network.state_dict(),
+            "ema": parts.ema.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "timesteps": parts.timesteps.state_dict(),
+            "sums": ranks.total(self.sums.values),
+            "best": progress.best,
+            "skipped": progress.skipped,
+            "seconds": self.stopwatch.spent(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; `UserError` where nothing of the run is left to do."""
+        parts, progress, budget = self.parts, self.progress, self.plan.seconds
+        if state["step"] > progress.total_steps and budget is None:
+            raise UserError(
+                f"resume: the run is already at step {state['step']}, beyond the {progress.total_steps} steps asked "
+                "for; give a larger training.steps, epochs, images or budget."
+            )
+        parts.network.load_state_dict(state["network"])
+        parts.ema.load_state_dict(state["ema"])
+        parts.timesteps.load_state_dict(state.get("timesteps", {}))
+        parts.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in parts.optimizer.state.items():
+            for name, value in moments.items():
+                # Fused optimizers need the memory layout of the parameter itself.
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
+        if ranks.first():
+            self.sums.values.copy_(state["sums"])
+        progress.step, progress.saved_step = state["step"], state["step"]
+        progress.best = None if state["best"] is None else float(state["best"])
+        self.spent, progress.skipped = float(state.get("seconds", 0.0)), int(state.get("skipped", 0))
+        if budget is not None:
+            if self.spent >= budget and progress.step < state["total_steps"]:
+                raise UserError(
+                    f"resume: the run has trained for {self.spent:.0f} s already, and training.budget is "
+                    f"{budget:.0f} s: give a larger one."
+                )
+            progress.total_steps = max(state["total_steps"], progress.step)
+
+    def save(self) -> None:
+        """Write last.pt, unless a loss or a weight is no longer finite (then `UserError`)."""
+        self.check_finite()
+        self.write(checkpoint.LAST, self.state_dict())
+        self.progress.saved_step = self.progress.step
+
+    def save_best(self, fid: float | None) -> None:
+        """Write best.pt where a FID is the lowest so far."""
+        if fid is not None and (self.progress.best is None or fid < self.progress.best):
+            self.write("best.pt", {**self.state_dict(), "best": fid})
+            self.progress.best = fid
+            self.save()  # so that a resumed run knows of this best
+
+    def write(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint, by the first process; a failure is raised in all of them."""
+        failure = None
+        if ranks.first():
+            try:
+                if name == checkpoint.LAST:
+                    checkpoint.keep_previous(self.folder)
+                checkpoint.save(self.folder / name, state)
+            except NotWritten as error:
+                failure = error
+        failure = ranks.shared(failure)
+        if failure is not None:
+            raise failure
+
+    # --------------------------------------------------------------------------------- what ends a run for good
+
+    def check_finite(self) -> None:
+        """Raise `UserError` when a loss, a gradient or a weight is infinite or not a number."""
+        norms = torch.stack(torch._foreach_norm(self.parts.parameters))
+        if not any(ranks.largest(not (self.sums.finite() and bool(norms.isfinite().all())))):
+            return
+        raise UserError(
+            f"The loss is no longer finite, noticed at step {self.progress.step}: the run stops and "
+            f"{self.last_good()}. Try a lower optimizer.lr (now {self.parts.base_rates[0]:g}), training.clip_norm=1, "
+            "training.nonfinite=skip or device.precision=fp32 in a new run."
+        )
+
+    def check_skipped(self) -> None:
+        """Raise `UserError` when one step after another is skipped."""
+        if self.progress.skipped_in_a_row < MOST_SKIPPED:
+            return
+        raise UserError(
+            f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite: the run stops at step "
+            f"{self.progress.step - 1}, and {self.last_good()}. Try a lower optimizer.lr (now "
+            f"{self.parts.base_rates[0]:g}) or device.precision=fp32 in a new run."
+        )
+
+    def last_good(self) -> str:
+        """Where to go on from, in words."""
+        return f"its last good checkpoint is {self.folder / checkpoint.LAST}, of step {self.progress.saved_step}"
