@@ -50,7 +50,6 @@ class Guided(Wrapped):
         self._scales: Tensor | None = None
 
     def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
-        """x̂_0 and what goes with it."""
         unguided = self.scale == 1 and not self.plus_plus
         if unguided or not self.inside(t) or (labels is None and self.weaker is None):
             return self.denoiser.estimate(x_t, t, labels)

@@ -21,10 +21,7 @@ def balanced(split: Images, per_class: int) -> dict[str, np.ndarray]:
     assert split.labels is not None
     order = torch.randperm(len(split), generator=stream(0, SPLIT, len(split)))
     chosen = torch.cat([order[split.labels[order] == label][:per_class] for label in range(10)]).sort().values
-    return {
-        "images": split.images[chosen, 0].numpy(),
-        "labels": split.labels[chosen].numpy().astype(np.uint8),
-    }
+    return {"images": split.images[chosen, 0].numpy(), "labels": split.labels[chosen].numpy().astype(np.uint8)}
 
 
 def main(root: str = "data/fashion_mnist") -> None:

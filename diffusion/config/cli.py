@@ -171,7 +171,8 @@ def launch(main: Callable[[], Any]) -> None:
             print(f"Error: {sentence}", file=sys.stderr)
         sys.exit(1)
     finally:
-        _show_leaderboard()
+        if "diffusion.config.leaderboard" in sys.modules:  # this was a sweep
+            sys.modules["diffusion.config.leaderboard"].show()
     if _failure:
         sys.exit(1)
 
@@ -253,12 +254,6 @@ def _record_failure(cfg: DictConfig, reason: str) -> None:
         write_json(Path(hydra.runtime.output_dir) / "metrics.json", content)
     except OSError:
         log.warning("The failure could not be recorded in %s.", hydra.runtime.output_dir)
-
-
-def _show_leaderboard() -> None:
-    leaderboard = sys.modules.get("diffusion.config.leaderboard")
-    if leaderboard is not None:
-        leaderboard.show()
 
 
 def folder_name(overrides: str) -> str:

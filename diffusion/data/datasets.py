@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.data.images import ASSETS, ImageData, ImageFiles, Images, find_images
 from diffusion.system.errors import UserError, brief
 from diffusion.system.randomness import SPLIT, stream
-from diffusion.system.untrusted import MEMORY_LIMIT
+from diffusion.system.untrusted import MEMORY_LIMIT, read_arrays
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -36,8 +36,7 @@ def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
 
 def fashion_mnist_mini(padding: int = 0) -> ImageData:
     """A class-balanced subset of Fashion-MNIST that is part of this package: 6,000 + 1,000 images."""
-    with np.load(ASSETS / "fashion_mnist_mini.npz", allow_pickle=False) as file:
-        arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    arrays = {key: torch.from_numpy(array) for key, array in read_arrays(ASSETS / "fashion_mnist_mini.npz").items()}
     train = Images(arrays["train_images"].unsqueeze(1), arrays["train_labels"].long())
     test = Images(arrays["test_images"].unsqueeze(1), arrays["test_labels"].long())
     return ImageData("fashion_mnist_mini", train, test, FASHION_CLASSES, padding, "fashion_mnist")

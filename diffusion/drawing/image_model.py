@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion.data.images import crop_images, decode, encode, pad_images
 from diffusion.denoiser import Denoiser
 from diffusion.guidance import ClassifierFree, Guidance, Unconditional
-from diffusion.sampler import Conditions, Observer, Sampler, draw_images
+from diffusion.sampler.base import Conditions, Observer, Sampler, draw_images
 from diffusion.system import ranks
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError

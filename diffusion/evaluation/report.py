@@ -91,11 +91,11 @@ def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str]
     """Heads and rows of one table for all sets of images, each beside real images at its n.
 
     Args:
-        sets: from `Scorer.score`.
-        names: one for each.
+        sets, names: what `Scorer.score` gave, and a name for each.
         only: keys of the scores to show; all that anybody has by default.
     """
-    heads, last = ["score", "better"], {scores["n"]: scores for scores in sets}  # after the last of each n: real images
+    heads = ["score", "better"]
+    last = {scores["n"]: scores for scores in sets}  # of each n; real images come after it
     for scores, name in zip(sets, names, strict=True):
         mark = " †" if scores["n"] != sets[0]["n"] else ""
         heads += [f"{name}, n = {scores['n']:,}{mark}"]

@@ -131,7 +131,9 @@ class Scorer:
             scores["inception_score"], scores["inception_score_std"] = both
         if min(len(kept), len(reference.kept)) > COVERAGE_K:
             real, radii = reference.kept, reference.radii
-            scores["precision"], scores["recall"] = manifold.precision_recall(real, kept, PRECISION_K, radii[PRECISION_K])
+            scores["precision"], scores["recall"] = manifold.precision_recall(
+                real, kept, PRECISION_K, radii[PRECISION_K]
+            )
             scores["density"], scores["coverage"] = manifold.density_coverage(real, kept, COVERAGE_K, radii[COVERAGE_K])
         confusion = self._confusion(found)
         scores["accuracy"] = None if confusion is None else metrics.accuracy(confusion)

@@ -16,8 +16,6 @@ from diffusion.system import ranks
 from diffusion.system.errors import brief
 
 log = logging.getLogger("diffusion")
-
-
 PICTURES = 16  # of each tag that are written one by one; then every second, every fourth, …
 
 

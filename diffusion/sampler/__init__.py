@@ -9,24 +9,11 @@ unipc.py        UniPC: predictor and corrector from the last estimates
 consistency.py  for models after consistency tuning: one to four evaluations
 """
 
-from diffusion.sampler.base import Conditions, Denoise, Noise, Observer, Sampler, draw_images
+from diffusion.sampler.base import Sampler
 from diffusion.sampler.consistency import Consistency
 from diffusion.sampler.ddim import DDIM
 from diffusion.sampler.dpm_solver import DPMSolver
 from diffusion.sampler.heun import Euler, Heun
 from diffusion.sampler.unipc import UniPC
 
-__all__ = [
-    "DDIM",
-    "Conditions",
-    "Consistency",
-    "DPMSolver",
-    "Denoise",
-    "Euler",
-    "Heun",
-    "Noise",
-    "Observer",
-    "Sampler",
-    "UniPC",
-    "draw_images",
-]
+__all__ = ["DDIM", "Consistency", "DPMSolver", "Euler", "Heun", "Sampler", "UniPC"]

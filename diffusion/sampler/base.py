@@ -172,8 +172,7 @@ class Conditions(NamedTuple):
     """What images depend on besides their noise and labels.
 
     Args:
-        start: clean images (n, C, H, W) to start from instead of pure noise, with noise of time `strength`.
-        strength: see `Sampler.sample`.
+        start, strength: as in `Sampler.sample`; `start` is (n, C, H, W).
         wrap: (denoiser, numbers of a batch's images) → the denoiser to draw them with.
         noise: numbers of a batch's images → their noise; None is `Noise` of the seed.
         passes: evaluations for each one of the sampler, by what `wrap` does before its steps; for the progress bar.

@@ -78,7 +78,8 @@ class Device:
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on this device, in its memory format, compiled if that is asked for."""
-        network = network.to(self.torch_device, memory_format=self.memory_format)
+        network = network.to(self.torch_device)
+        network = network.to(memory_format=self.memory_format)
         if self.compile and self.compiles():
             network.compile(mode=None if self.compile is True else self.compile)  # in place: weights keep their names
         return network

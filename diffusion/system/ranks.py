@@ -146,13 +146,6 @@ def gpu(count: int) -> int:
     return mine
 
 
-def check_batch(batch_size: int, accumulate: int) -> None:
-    """Raise `ValueError` when a batch cannot be shared out evenly."""
-    if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * size()):
-        processes = f" times the {size()} processes" if size() > 1 else ""
-        raise ValueError(f"accumulate={accumulate}{processes} must be at least 1 and divide batch_size={batch_size}")
-
-
 def let_first_speak() -> None:
     """Wait a little before an error is told: where the first process fails alike, torchrun ends this one meanwhile."""
     if not first():

@@ -14,7 +14,8 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -195,27 +196,24 @@ def owned(value: Any, size: int) -> Any:
 
 def check_settings(value: Any) -> None:
     """Raise `ValueError` unless a config from a file is plain: resolved, of bounded depth and size."""
-    seen, texts = 0, 0
-
-    def check(value: Any, depth: int) -> None:
-        nonlocal seen, texts
-        seen += 1
-        texts += len(value) if isinstance(value, str) else 0
-        if texts > TEXTS or (isinstance(value, str) and len(value) > TEXT):
+    texts = 0
+    for seen, (part, depth) in enumerate(parts(value)):
+        text = part if isinstance(part, str) else ""
+        texts += len(text)
+        if texts > TEXTS or len(text) > TEXT:
             raise ValueError("its config holds longer texts than any that train.py writes")
-        if seen > 10_000 or depth > 20:
+        if seen >= 10_000 or depth > 20:
             raise ValueError("its config is nested deeper, or holds more, than any that train.py writes")
-        if isinstance(value, str) and "${" in value:
-            raise ValueError(f"its config holds an interpolation ({value[:60]})")
-        if isinstance(value, dict):
-            for key, item in value.items():
-                check(key, depth + 1)
-                check(item, depth + 1)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                check(item, depth + 1)
+        if "${" in text:
+            raise ValueError(f"its config holds an interpolation ({text[:60]})")
 
-    check(value, 0)
+
+def parts(value: Any, depth: int = 0) -> Iterator[tuple[Any, int]]:
+    """A value and, one after the other, all that it holds, each with its depth."""
+    yield value, depth
+    held = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+    for part in held if isinstance(value, dict | list | tuple) else ():
+        yield from parts(part, depth + 1)
 
 
 def read_json(text: str) -> Any:

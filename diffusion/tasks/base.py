@@ -13,7 +13,7 @@ from diffusion.drawing.image_model import ImageModel
 from diffusion.drawing.pictures import class_grid, labelled_grid
 from diffusion.evaluation.reference import even_order
 from diffusion.evaluation.samples import load_samples
-from diffusion.sampler import Conditions, Observer, Sampler
+from diffusion.sampler.base import Conditions, Observer, Sampler
 from diffusion.system.errors import UserError
 
 

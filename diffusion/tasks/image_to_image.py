@@ -4,7 +4,7 @@ is drawn again from there. The later the time, the less of the image is left, an
 
 import torch
 
-from diffusion.sampler import Conditions
+from diffusion.sampler.base import Conditions
 from diffusion.tasks.base import Job, Result, Task, table_of
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from diffusion.data.images import pad_images
 from diffusion.denoiser import Estimate, Estimator, Wrapped
-from diffusion.sampler import DDIM, Conditions
+from diffusion.sampler import DDIM
+from diffusion.sampler.base import Conditions
 from diffusion.schedule import Level
 from diffusion.system.errors import UserError
 from diffusion.system.randomness import SAMPLING, stream

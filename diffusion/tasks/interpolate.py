@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.drawing.pictures import labelled_grid
-from diffusion.sampler import Conditions, Noise
+from diffusion.sampler.base import Conditions, Noise
 from diffusion.system.errors import UserError
 from diffusion.tasks.base import Job, Result, Task
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimator
-from diffusion.sampler import DDIM, Conditions, Denoise
+from diffusion.sampler import DDIM
+from diffusion.sampler.base import Conditions, Denoise
 from diffusion.schedule import levels_at
 from diffusion.tasks.base import Job, Result, Task, table_of
 

@@ -50,7 +50,10 @@ class Plan:
     profile: int = 0
 
     def __post_init__(self) -> None:
-        ranks.check_batch(self.batch_size, self.accumulate)
+        batch_size, accumulate, several = self.batch_size, self.accumulate, ranks.size()
+        if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * several):
+            times = f" times the {several} processes" if several > 1 else ""
+            raise ValueError(f"accumulate={accumulate}{times} must be at least 1 and divide batch_size={batch_size}")
         if self.decay not in ("constant", "linear", "cosine"):
             raise ValueError(f"decay={self.decay} must be one of constant, linear, cosine")
         if self.nonfinite not in ("stop", "skip"):

@@ -22,13 +22,7 @@ class State:
     """Saves and restores a run.
 
     Args:
-        parts: whose weights, averages, moments and memories are kept.
-        plan: with the length of the run.
-        progress: how far it has got.
-        sums: what is logged next.
-        stopwatch: the time that was spent.
-        folder: of the run.
-        header: what every checkpoint also holds: {"config": …, "image": …}.
+        parts, plan, progress, sums, stopwatch, folder, header: those of the run's `Trainer`.
         spent: seconds of training before this start.
     """
 
@@ -120,23 +114,21 @@ class State:
     def check_finite(self) -> None:
         """Raise `UserError` when a loss, a gradient or a weight is infinite or not a number."""
         norms = torch.stack(torch._foreach_norm(self.parts.parameters))
-        if not any(ranks.largest(not (self.sums.finite() and bool(norms.isfinite().all())))):
-            return
-        raise UserError(
-            f"The loss is no longer finite, noticed at step {self.progress.step}: the run stops and "
-            f"{self.last_good()}. Try a lower optimizer.lr (now {self.parts.base_rates[0]:g}), training.clip_norm=1, "
-            "training.nonfinite=skip or device.precision=fp32 in a new run."
-        )
+        if any(ranks.largest(not (self.sums.finite() and bool(norms.isfinite().all())))):
+            raise UserError(
+                f"The loss is no longer finite, noticed at step {self.progress.step}: the run stops and "
+                f"{self.last_good()}. Try a lower optimizer.lr (now {self.parts.base_rates[0]:g}), "
+                "training.clip_norm=1, training.nonfinite=skip or device.precision=fp32 in a new run."
+            )
 
     def check_skipped(self) -> None:
         """Raise `UserError` when one step after another is skipped."""
-        if self.progress.skipped_in_a_row < MOST_SKIPPED:
-            return
-        raise UserError(
-            f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite: the run stops at step "
-            f"{self.progress.step - 1}, and {self.last_good()}. Try a lower optimizer.lr (now "
-            f"{self.parts.base_rates[0]:g}) or device.precision=fp32 in a new run."
-        )
+        if self.progress.skipped_in_a_row >= MOST_SKIPPED:
+            raise UserError(
+                f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite: the run stops at step "
+                f"{self.progress.step - 1}, and {self.last_good()}. Try a lower optimizer.lr (now "
+                f"{self.parts.base_rates[0]:g}) or device.precision=fp32 in a new run."
+            )
 
     def last_good(self) -> str:
         """Where to go on from, in words."""

@@ -7,7 +7,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from diffusion.denoiser import Estimate
 from diffusion.objective import Epsilon, V
-from diffusion.sampler import DDIM, Noise, draw_images
+from diffusion.sampler import DDIM
+from diffusion.sampler.base import Noise, draw_images
 from diffusion.schedule import Cosine, Level, Linear, Quadratic, Sigmoid
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ from conftest import Exact, FiniteDenoiser, GaussianDenoiser
 
 from diffusion.denoiser import Denoiser
 from diffusion.objective import Epsilon, V
-from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, UniPC, draw_images
+from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, UniPC
+from diffusion.sampler.base import draw_images
 from diffusion.sampler.grid import GRIDS
 from diffusion.sampler.unipc import weights
 from diffusion.schedule import EDM, Cosine, Flow, Linear, Quadratic, Sigmoid, levels_at

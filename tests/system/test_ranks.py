@@ -6,6 +6,7 @@ from conftest import same
 
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
+from diffusion.training.plan import Plan
 
 
 def test_one_process_is_the_usual_case(monkeypatch):
@@ -37,7 +38,7 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
     with pytest.raises(
         ValueError, match="accumulate=1 times the 8 processes must be at least 1 and divide batch_size=12"
     ):
-        ranks.check_batch(12, 1)
+        Plan(batch_size=12, accumulate=1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(ValueError, match="8 processes need as many GPUs, and 4 can be seen here"):
         ranks.gpu(4)

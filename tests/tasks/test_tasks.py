@@ -16,7 +16,8 @@ from torch import nn
 from diffusion.data.images import ImageData, Images, encode
 from diffusion.denoiser import Estimate, Wrapped
 from diffusion.drawing.image_model import ImageModel
-from diffusion.sampler import DDIM, DPMSolver, Noise
+from diffusion.sampler import DDIM, DPMSolver
+from diffusion.sampler.base import Noise
 from diffusion.schedule import Cosine, Flow
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError

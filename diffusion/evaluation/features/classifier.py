@@ -68,8 +68,7 @@ class ClassifierFeatures(Features):
         self.name = f"classifier trained on {self.record['data']}, weights {self.fingerprint}"
 
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        features, logits = forward_frozen(self.classifier, encode(images.to(self.device)))
-        return features, logits
+        return forward_frozen(self.classifier, encode(images.to(self.device)))
 
 
 def log_epoch(epoch: int, scores: dict[str, float]) -> None:
