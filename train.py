@@ -67,7 +67,8 @@ def train(cfg: DictConfig) -> float | None:
         log.info("%s is a setting for another %s than the command chose: left out.", name, group)
     settings.choose_length(cfg, overrides)
     config, state, start = resuming.plain(cfg), None, None
-    asked = fingerprint([config, written(cfg.checkpoint)])
+    # By the first names of all classes, so that a run is known again after one of them has moved.
+    asked = fingerprint([checkpoint.with_names(config, checkpoint.FORMER), written(cfg.checkpoint)])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)

@@ -93,7 +93,7 @@ class Guided(Wrapped):
 
 
 @dataclass(eq=False)
-class Scaled:
+class _Scaled:
     """What all guidance by a scale has in common; arguments as in `Guided`."""
 
     _: KW_ONLY
@@ -132,7 +132,7 @@ class Scaled:
 
 
 @dataclass(eq=False)
-class ClassifierFree(Scaled):
+class ClassifierFree(_Scaled):
     """A label-conditional model: label dropout in training, guidance in sampling.
 
     Args:
@@ -189,7 +189,7 @@ class Unconditional:
 
 
 @dataclass(eq=False)
-class Autoguidance(Scaled):
+class Autoguidance(_Scaled):
     """Guidance of a trained model by a weaker one, with or without labels.
 
     Args:

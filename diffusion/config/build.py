@@ -223,7 +223,10 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         folder=folder,
     )
     plan = build(config["training"], "training")
-    trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
+    try:
+        trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
+    except (ValueError, OverflowError) as error:  # of a length that is none for so many images
+        raise UserError(in_context("training", config["training"], error)) from error
     if resume is not None:
         go_on(trainer, resume)
     few = min(len(data.train), len(data.test))

@@ -74,10 +74,18 @@ class ImageModel:
         try:
             with self.device.autocast():
                 x = draw_images(
-                    *(sampler, denoiser, self.shape, labels, n, seed, batch_size, self.device.torch_device, observe),
-                    progress=progress and ranks.first(),
-                    given=given,
-                    share=share,
+                    sampler,
+                    denoiser,
+                    self.shape,
+                    labels,
+                    n,
+                    seed,
+                    batch_size,
+                    self.device.torch_device,
+                    observe,
+                    progress and ranks.first(),
+                    given,
+                    share,
                 )
         except ValueError as error:
             raise UserError(f"{error}.") from error

@@ -41,6 +41,7 @@ RENAMED = {
     "diffusion.device.": "diffusion.system.device.",
     "diffusion.training.Trainer": "diffusion.training.plan.Plan",
 }
+FORMER = {new: old for old, new in RENAMED.items()}
 KEYS = {"format", "config", "image", "step", "total_steps", "network", "ema", "optimizer", "sums", "best"}
 
 
@@ -98,7 +99,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a checkpoint whose config is incomplete: give one that train.py wrote.")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}.")
-    state["config"] = with_new_names(state["config"])
+    state["config"] = with_names(state["config"])
     state["config"].setdefault("loss", {"_target_": "diffusion.loss.Target"})  # of runs before there was a choice
     try:
         check_settings(state["config"])
@@ -109,15 +110,15 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
-    """A config whose groups name their classes as they are called today; see `RENAMED`."""
+def with_names(config: dict[str, Any], names: dict[str, str] = RENAMED) -> dict[str, Any]:
+    """A config whose groups name their classes as they are called today, or with `FORMER` as they were at first."""
 
     def renamed(node: Any) -> Any:
         if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
             return node
         name = node["_target_"]
-        old = next((old for old in RENAMED if name == old or (old[-1] == "." and name.startswith(old))), "")
-        return {**node, "_target_": RENAMED.get(old, "") + name[len(old) :]}
+        found = next((each for each in names if name == each or (each[-1] == "." and name.startswith(each))), "")
+        return {**node, "_target_": names.get(found, "") + name[len(found) :]}
 
     return {key: renamed(node) for key, node in config.items()}
 

@@ -11,7 +11,7 @@ Euler's step is the same for both, and equal to DDIM's with η = 0; Heun's is th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Euler(Sampler):
     carries_noise = True
 
     steps: int = 50
+    _: KW_ONLY
     churn: float = 0.0
     churn_low: float = 0.05
     churn_high: float = 50.0
@@ -84,6 +85,7 @@ class Heun(Euler):
     carries_noise = False
 
     steps: int = 25
+    _: KW_ONLY
     variable: str = "flow"
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ from diffusion.training.step import TrainStep, enough_memory
 log = logging.getLogger("diffusion")
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a denoiser.
 
@@ -77,8 +77,9 @@ class Trainer:
         with StopSignals() as stop, profiler as profiled, bar, closing(reader) as data:
             halt, progress.total_steps = stop.agreed(progress.total_steps)
             while progress.step < progress.total_steps and halt is None:
+                batch = next(data)
                 with enough_memory(plan, self.folder):
-                    self.train_step(next(data))
+                    self.train_step(batch)
                 self.state.check_skipped()
                 with self.stopwatch.paused():
                     profiled()
@@ -97,7 +98,7 @@ class Trainer:
                             if due(every, progress.step):
                                 with going_on(what):
                                     show()
-                if ranks.size() == 1 or plan.shows(progress.step):
+                if not progress.finished and halt is None and (ranks.size() == 1 or plan.shows(progress.step)):
                     halt, progress.total_steps = stop.agreed(progress.total_steps)
             bar.close()
             if halt is None:
@@ -149,7 +150,7 @@ class Trainer:
         bar.set_postfix(loss=f"{values.get('train/loss') or 0.0:.4f}")
 
     def save(self) -> None:
-        """Write last.pt, once a step; the run goes on without where there is no room, but for the last."""
+        """Write last.pt, once a step. Where there is no room the run goes on, unless this is the last."""
         if self.progress.saved_step != self.progress.step:
             with nullcontext() if self.progress.finished else going_on("the checkpoint"):
                 self.state.save()

@@ -19,7 +19,7 @@ from diffusion.system.randomness import HELD_OUT, stream
 from diffusion.training.parts import Parts
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Monitor:
     """Draws with the averaged weights, which it sees change as training goes on.
 

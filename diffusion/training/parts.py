@@ -17,7 +17,7 @@ from diffusion.system.device import Device
 from diffusion.timesteps import Timesteps
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Parts:
     """What a run trains, and with what; each part is there once.
 

@@ -70,7 +70,7 @@ class Plan:
         given = [f"{name}={value}" for name in ("steps", "epochs") if (value := getattr(self, name)) is not None]
         if self.budget is not None and given:
             raise ValueError(f"budget={self.budget} and {given[0]} both set the length: make one of them null")
-        _ = self.seconds, self.total_steps(1)  # refused now rather than in use
+        _ = self.seconds  # refused now rather than in use
 
     @property
     def seconds(self) -> float | None:

@@ -17,7 +17,7 @@ from diffusion.training.running_sums import RunningSums, Stopwatch
 MOST_SKIPPED = 100  # steps in a row
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class State:
     """Saves and restores a run.
 

@@ -19,6 +19,7 @@ from diffusion.system.errors import UserError
         ({"training.accumulate": 3}, r"training\.accumulate=3 must be at least 1 and divide batch_size=8"),
         ({"training.epochs": 2}, r"training\.steps=4 and epochs=2\.?0? both set the length|both set the length"),
         ({"training.steps": 0}, r"training\.steps=0"),
+        ({"training.steps": "null", "training.epochs": 1e308}, r"training: cannot convert float infinity to integer"),
         ({"training.decay": "steep"}, r"training\.decay=steep must be one of constant, linear, cosine"),
         ({"training.warmup": 1.0}, r"training\.warmup=1\.0"),
         ({"model.width": -8}, r"model\.width=-8"),
@@ -73,6 +74,11 @@ def test_an_optimizer_is_a_class_of_that_kind(name):
     assert settings.allowed_target("diffusion.optimizer.Muon", "optimizer")
     with pytest.raises(UserError, match=r"optimizer\._target_=.* is not allowed"):
         settings.allowed_target(name, "optimizer")
+
+
+def test_what_options_have_in_common_is_no_option():
+    with pytest.raises(UserError, match=r"guidance\._target_=diffusion\.guidance\._Scaled is not allowed"):
+        settings.allowed_target("diffusion.guidance._Scaled", "guidance")
 
 
 def test_what_must_be_given_is_asked_for():

@@ -12,6 +12,7 @@ from conftest import CACHE, ROOT
 import diffusion
 from diffusion.config import build, resuming
 from diffusion.records import checkpoint
+from diffusion.records.results import read_metrics
 
 FILES = ROOT / "tests" / "files" / "before_rooms"
 NAMES = ("finished.pt", "stopped.pt", "power.pt", "model.safetensors")
@@ -64,3 +65,11 @@ def test_train_py_goes_on_with_it_in_its_own_folder(run, tmp_path):
     done = run("train.py", "resume=run", "device=cpu")
     assert "Resuming at step 4 of 6" in done.stderr
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 6
+
+
+def test_a_run_that_was_finished_then_is_finished_now(run, tmp_path):
+    """Started again by the same command, as a sweep does; metrics.json is that of finished.pt."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_bytes((FILES / "metrics.json").read_bytes())
+    words = read_metrics(FILES / "metrics.json")["overrides"]
+    assert "finished: nothing to do" in run("train.py", *words, "hydra.run.dir=run").stderr

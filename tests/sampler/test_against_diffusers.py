@@ -118,7 +118,7 @@ def test_churn_agrees_with_diffusers(churn, generator):
     steps, low, high, spread = 10, 0.05, 12.0, 1.003
     scheduler = EulerDiscreteScheduler(use_karras_sigmas=True, **COMMON)
     sigmas = sigmas_of(scheduler, steps)
-    sampler = Euler(steps, churn, low, high, spread)
+    sampler = Euler(steps, churn=churn, churn_low=low, churn_high=high, churn_noise=spread)
     x = sigmas[0] * torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
     theirs, stirred = x, 0
     denoise = lambda x_t, at: Estimate(network(x_t, at.sigma))  # noqa: E731

@@ -221,9 +221,9 @@ def test_length_in_images_epochs_or_steps():
     assert Plan(images=1000, epochs=2, batch_size=100).total_steps(60_000) == 1200
     assert Plan(images=1000, steps=7, batch_size=100).total_steps(60_000) == 7
     with pytest.raises(ValueError, match="both set the length"):
-        Plan(epochs=2, steps=7)
+        Plan(epochs=2, steps=7).total_steps(60_000)
     with pytest.raises(ValueError, match="steps=0"):
-        Plan(images=0)
+        Plan(images=0).total_steps(60_000)
 
 
 def test_the_learning_rate_rises_and_falls():
