@@ -140,8 +140,8 @@ def hydra_sentence(message: str) -> str:
 
 def launch(main: Callable[[], Any]) -> None:
     """Run a script decorated by `hydra.main`, and leave with 0, 1, or 128 + the number of the signal."""
-    hide_tracebacks = "HYDRA_FULL_ERROR" not in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own long report
+    hide_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own long report
     logging.raiseExceptions = False  # a log file that a full disk refuses must not bury the message, nor must
     threading.excepthook = quiet_about_files  # TensorBoard's writing thread
     if not ranks.first():  # what all processes meet alike is told once

@@ -109,7 +109,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def write(folder: Path) -> None:
     """Rewrite leaderboard.csv; a reader never sees half of it."""
-    with replacing(folder / "leaderboard.csv") as temporary, open(temporary, "w", newline="") as file:
+    with replacing(folder / "leaderboard.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows(folder))

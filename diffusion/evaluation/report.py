@@ -251,4 +251,4 @@ def write_report(
     blocks = report_blocks(sets, names, pictures)
     for name, text in (("report.md", as_markdown(blocks)), ("report.html", as_html(blocks, folder))):
         with replacing(folder / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")

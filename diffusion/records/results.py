@@ -13,13 +13,13 @@ Scores = dict[str, Any]  # by name, as metrics.json holds them
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader never sees half a file."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_metrics(path: Path) -> Scores | None:
     """What `write_json` wrote as metrics.json; None where there is none, or it is damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -36,7 +36,7 @@ def profiling(steps: int, folder: Path, device: torch.device) -> Iterator[Callab
             return
         found.export_chrome_trace(str(folder / "trace.json"))
         table = found.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=60)
-        (folder / "profile.txt").write_text(table)
+        (folder / "profile.txt").write_text(table, encoding="utf-8")
         log.info("The profile of %d steps: %s and %s", recorded, folder / "profile.txt", folder / "trace.json")
 
     plan = schedule(skip_first=SKIPPED, wait=0, warmup=1, active=steps, repeat=1)

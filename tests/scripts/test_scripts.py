@@ -328,6 +328,22 @@ def test_a_network_of_the_user_from_the_working_directory(trained, run, tmp_path
     assert scores["inception_score"] is None and scores["fid"] > scores["real"]["fid"]
 
 
+@pytest.mark.parametrize("value", ["", "0"])
+def test_full_errors_are_asked_for_by_one_alone(run, value):
+    done = run("train.py", "model.widht=3", check=False, env={"HYDRA_FULL_ERROR": value})
+    assert "Unknown setting 'model.widht': did you mean 'model.width'" in refusal(done)
+
+
+def test_a_system_that_writes_ascii(run, tmp_path):
+    """A terminal without UTF-8, as on Windows or in a bare container: reports, tables and the log hold × and σ."""
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+    run("train.py", "-m", "seed=0", *FAST, "hydra.sweep.dir=sweep", env=ascii_only)
+    for name, sign in (("report.md", "×"), ("report.html", "×"), ("train.log", "σ")):
+        (path,) = (tmp_path / "sweep").glob(f"*/{name}")
+        assert sign in path.read_text(encoding="utf-8"), name
+    assert "seed" in (tmp_path / "sweep" / "leaderboard.csv").read_text(encoding="utf-8")
+
+
 def test_other_working_directories_and_help(run, tmp_path):
     help_text = run("train.py", "--help").stdout
     assert "schedule: cosine, edm, flow, linear, quadratic, sigmoid" in help_text

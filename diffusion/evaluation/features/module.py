@@ -94,7 +94,7 @@ def source(network: nn.Module) -> list[str]:
     for name, kind in sorted(kinds.items()):
         if name.split(".")[0] != "torch":
             try:
-                files.append(Path(inspect.getsourcefile(kind) or "").read_text())
+                files.append(Path(inspect.getsourcefile(kind) or "").read_text(encoding="utf-8"))
             except (OSError, TypeError):
                 files.append(name)
     return files
