@@ -30,6 +30,8 @@ The other rooms serve it.
 
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"  # as in pyproject.toml
+
 if TYPE_CHECKING:
     from diffusion.model import Model
 

@@ -8,10 +8,12 @@ x_0 = model.denoise(x_t, t=0.5)                                         # x̂_0 
 model.save("sneakers.safetensors")
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,23 @@ from diffusion.records import checkpoint
 from diffusion.sampler import Sampler
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Meanwhile PyTorch's own defaults: with another dtype or device of the caller's the images would be others."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def plain(value: Any) -> Any:
+    """A number or list of Python's, of one of NumPy or PyTorch; anything else as it is."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
 
 
 class Model:
@@ -37,6 +56,7 @@ class Model:
         self.denoiser, self.config = self.image_model.denoiser, state["config"]
         self.class_names = self.image_model.class_names
 
+    @own_defaults()
     def sample(
         self,
         n: int,
@@ -66,6 +86,7 @@ class Model:
         """
         if sampler is not None and not isinstance(sampler, Sampler):
             raise UserError(f"sampler={sampler!r} must be a sampler itself, for example diffusion.sampler.UniPC(10).")
+        n, steps, seed, batch_size, guidance = map(plain, (n, steps, seed, batch_size, guidance))
         for name, value in (("n", n), ("seed", seed), ("batch_size", batch_size)):
             if not isinstance(value, int) and not (name == "batch_size" and value is None):
                 raise UserError(f"{name}={value!r} must be a whole number.")
@@ -75,14 +96,14 @@ class Model:
             given_steps = {} if steps is None else {"steps": steps}
             sampler = build({**self.config["sampler"], **given_steps}, "sampler")
         given = guidance if isinstance(guidance, dict) else {"scale": guidance}
-        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        given = {name: list(value) if isinstance(value, tuple) else plain(value) for name, value in given.items()}
         trained.set_guidance(self.image_model, self.state, given)
-        classes = getattr(labels, "tolist", lambda: labels)()  # of a tensor or an array
-        chosen = trained.class_numbers(classes, self.image_model, setting="labels")
+        chosen = trained.class_numbers(plain(labels), self.image_model, setting="labels")
         numbers = self.image_model.labels(n, chosen)
         at_once = self.image_model.device.images_at_once(batch_size)
         return self.image_model.draw(sampler, n, numbers, seed, at_once, progress=progress)
 
+    @own_defaults()
     @torch.no_grad()
     def denoise(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """The estimate x̂_0 of noisy images, without guidance.
@@ -118,6 +139,7 @@ class Model:
         checkpoint.save_model(Path(path), self.state, self.denoiser.network.state_dict())
 
 
+@own_defaults()
 def load(
     path: str | Path, device: str = "auto", averaged: bool = True, ema_width: float | None = None, **settings: Any
 ) -> Model:

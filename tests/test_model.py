@@ -1,10 +1,12 @@
 """A trained model in Python: the same images as the scripts draw, and a file of weights that goes round."""
 
+import tomllib
+
 import numpy as np
 import pytest
 import torch
 from config_helpers import tiny_config
-from conftest import same
+from conftest import ROOT, same
 
 import diffusion
 from diffusion.config import build
@@ -143,3 +145,39 @@ def test_denoise_takes_times_of_any_form(runs, generator):
         assert torch.equal(model.denoise(x_t, t, labels), expected)
     assert torch.equal(model.denoise(x_t.double(), 0.5, labels), expected)
     assert torch.equal(model.denoise(x_t, 0.5)[1], expected[1])  # label 10 is "none"
+
+
+@pytest.fixture
+def elsewhere():
+    """A caller who computes in float64, on another device."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_defaults_of_the_caller_change_no_image(runs, request):
+    def made():
+        model = diffusion.load(runs["conditional"], device="cpu")
+        x_t = torch.zeros(2, 1, 28, 28, device="cpu", dtype=torch.float32)
+        return model.sample(3, steps=2), model.denoise(x_t, 0.5)
+
+    usual = made()
+    request.getfixturevalue("elsewhere")
+    assert all(map(torch.equal, usual, made()))
+    assert torch.get_default_dtype() == torch.float64 and torch.empty(0).device.type == "meta"
+
+
+def test_numbers_of_numpy_are_numbers(runs):
+    model = diffusion.load(runs["conditional"], device="cpu")
+    usual = model.sample(3, labels=[1, 2], steps=2, guidance=1.5, seed=4, batch_size=2)
+    numbers = {"steps": np.int64(2), "guidance": np.float32(1.5), "seed": np.uint8(4), "batch_size": np.int32(2)}
+    assert torch.equal(usual, model.sample(np.int64(3), labels=np.array([1, 2]), **numbers))
+    with pytest.raises(UserError, match=r"n=3\.5 must be a whole number"):
+        model.sample(np.float64(3.5))
+
+
+def test_the_version_is_that_of_the_project():
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert diffusion.__version__ == stated

@@ -8,13 +8,7 @@ from torch import Tensor
 
 from diffusion.data.images import ASSETS, ImageData, encode
 from diffusion.evaluation.cache import cache_key
-from diffusion.evaluation.classifier import (
-    forward_frozen,
-    load_classifier,
-    recipe,
-    save_classifier,
-    train_classifier,
-)
+from diffusion.evaluation.classifier import forward_frozen, load_classifier, recipe, save_classifier, train_classifier
 from diffusion.evaluation.features.base import Features
 from diffusion.system.errors import UserError, brief
 
