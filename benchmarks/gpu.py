@@ -13,6 +13,7 @@ ladder, which see equally many images, run side by side; nothing that is timed d
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ from diffusion.records.results import write_json
 from diffusion.training.pacing import budget_seconds
 
 FOLDER = ROOT / "outputs" / "gpu"
-CONTENDERS = "best best_compiled unet_base diffusers_wide unet_small diffusers dit_small quickstart".split()
 # name → (budget, what else train.py is told)
 BUDGETS = {
     "1 min, as it stands": ("1min", ""),
@@ -44,7 +44,7 @@ DRAWN = 10_000
 class Size:
     """How much is done: on a GPU, or in small on a CPU."""
 
-    contenders: list[str]
+    contenders: Sequence[str]
     seconds: float  # of each measurement of speed
     budgets: dict[str, tuple[str, str]]
     n: int  # images that are scored after each budget
@@ -52,8 +52,8 @@ class Size:
     ladder: list[str]
 
 
-FULL = Size(CONTENDERS[:6], 2.0, BUDGETS, 5000, DRAWN, LADDER)
-SMALL = Size(["best"], 0.2, {"2 s": ("2s", "model.width=8 training.batch_size=8")}, 60, 60, [])
+FULL = Size(throughput.CONTENDERS["cuda"], 2.0, BUDGETS, 5000, DRAWN, LADDER)
+SMALL = Size(("best",), 0.2, {"2 s": ("2s", "model.width=8 training.batch_size=8")}, 60, 60, [])
 
 
 class Session:
@@ -61,8 +61,7 @@ class Session:
 
     def __init__(self, folder: Path, device: str, size: Size, minutes: float) -> None:
         self.folder, self.device, self.size = folder, device, size
-        self.start = time.perf_counter()
-        self.deadline = self.start + 60 * minutes
+        self.deadline = time.perf_counter() + 60 * minutes
 
     def left(self) -> float:
         return self.deadline - time.perf_counter()
@@ -71,7 +70,7 @@ class Session:
         """A process that writes `result`; not where that is there, or where fewer seconds are left than it takes."""
         if result.exists() or self.left() < takes:
             return
-        log = self.folder / "logs" / f"{what.strip().replace(' ', '_').replace(',', '')}.log"
+        log = self.folder / "logs" / f"{file_name(what)}.log"
         start = time.perf_counter()
         try:
             run(script, *words, log=log, seconds=max(self.left(), 1))
@@ -93,7 +92,7 @@ class Session:
 
     def place(self, name: str) -> Path:
         """The folder of a budget."""
-        return self.folder / "budgets" / name.replace(" ", "_").replace(",", "")
+        return self.folder / "budgets" / file_name(name)
 
     def budgets(self) -> None:
         """`experiment=best` for some budgets, scored, and the time that 10,000 images of each take."""
@@ -132,9 +131,8 @@ class Session:
     def write(self) -> None:
         """All that is done, into the pages."""
         suffix = "_cuda" if self.device == "cuda" else ""
-        found = {
-            name: [read(path)] for name in CONTENDERS if (path := self.folder / f"throughput/{name}.json").exists()
-        }
+        results = {name: self.folder / "throughput" / f"{name}.json" for name in self.size.contenders}
+        found = {name: [read(path)] for name, path in results.items() if path.exists()}
         if found:
             self.fill(PAGE, f"throughput{suffix}", "throughput.py", throughput.table(found, "diffusers", None))
         rows, machine = [], ""
@@ -158,6 +156,11 @@ class Session:
         print(text, flush=True)
         if self.size is FULL and not fill(page, mark, f"benchmarks/{script}", text):
             print(f"{os.path.relpath(page)} has no place for the table {mark}.")
+
+
+def file_name(words: str) -> str:
+    """Words as the name of a file."""
+    return words.strip().replace(" ", "_").replace(",", "")
 
 
 def budget_row(words: str, drawn: str, scores: dict[str, Any] | None, drawing: dict[str, Any]) -> list[str]:

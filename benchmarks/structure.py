@@ -13,7 +13,7 @@ import argparse
 import ast
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from graphlib import TopologicalSorter
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
@@ -38,19 +38,22 @@ def room(module: str) -> str:
     return SCRIPTS if first != PACKAGE else inner[0] if inner else PACKAGE
 
 
+def imported(file: Path, known: Container[str]) -> set[str]:
+    """The modules that a file imports, wherever in it; of those that are not known the names as they stand."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in known else node.module for name in found}
+    return names
+
+
 def module_graph(root: Path) -> Graph:
     """What every module imports of the others."""
-    files, graph = modules(root), {}
-    for module, file in files.items():
-        names = set()
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found = {f"{node.module}.{alias.name}" for alias in node.names}
-                names |= {name if name in files else node.module for name in found}
-        graph[module] = names & files.keys() - {module}
-    return graph
+    files = modules(root)
+    return {module: imported(file, files) & files.keys() - {module} for module, file in files.items()}
 
 
 def room_graph(graph: Graph) -> Graph:
@@ -86,7 +89,7 @@ def floors(graph: Graph) -> dict[str, int]:
 
 def functions(file: Path) -> Iterator[tuple[int, str]]:
     """Every function and method of a file: its number of lines, and its name."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield (node.end_lineno or node.lineno) - node.lineno + 1, node.name
 
@@ -96,7 +99,7 @@ def constructors(file: Path) -> Iterator[tuple[int, str]]:
 
     The fields of dataclasses and named tuples are such arguments, too; what a class inherits does not count.
     """
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef):
             marks = " ".join(ast.unparse(part) for part in [*node.decorator_list, *node.bases])
             fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]

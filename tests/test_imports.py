@@ -1,13 +1,15 @@
 """Who may import whom: a room only what lies below it, and Hydra only in the config."""
 
 import ast
+import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "diffusion"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import structure
+
 FLOORS = (  # from the ground
     "system schedule objective ema networks optimizer",
     "data records denoiser timesteps",
@@ -19,40 +21,22 @@ FLOORS = (  # from the ground
     "model assets",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
-
-
-def imported(path):
-    """All modules that a file imports, wherever in it, and the names in them."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in MODULES else node.module for name in found}
-    return names
-
-
-def room(module):
-    return module.split(".")[1]
+MODULES = {name: path for name, path in structure.modules(ROOT).items() if structure.room(name) != structure.SCRIPTS}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "diffusion"])
 def test_a_room_imports_only_what_lies_below_it(module):
-    names = imported(MODULES[module])
+    names, here = structure.imported(MODULES[module], MODULES), structure.room(module)
     for name in names:
         if name.startswith("diffusion."):
-            assert room(name) == room(module) or FLOOR[room(name)] < FLOOR[room(module)], name
-    assert room(module) == "config" or not {name.split(".")[0] for name in names} & {"hydra", "omegaconf"}
+            there = structure.room(name)
+            assert there == here or FLOOR[there] < FLOOR[here], name
+    assert here == "config" or not {name.split(".")[0] for name in names} & {"hydra", "omegaconf"}
 
 
 def test_no_circle():
-    graph = {module: imported(path) & MODULES.keys() for module, path in MODULES.items()}
-    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+    graph = structure.module_graph(ROOT)
+    assert set(TopologicalSorter(graph).static_order()) >= MODULES.keys()
 
 
 @pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])

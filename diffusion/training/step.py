@@ -43,6 +43,7 @@ class TrainStep:
 
     def __init__(self, parts: Parts, plan: Plan, progress: Progress, sums: RunningSums, seed: int) -> None:
         self.parts, self.plan, self.progress, self.sums, self.seed = parts, plan, progress, sums, seed
+        self.part = plan.part
 
     def __call__(self, batch: tuple[Tensor, Tensor | None]) -> None:
         """Learn from this process's images, uint8 (b, C, H, W), and labels (b,) or None, of a batch of B."""
@@ -51,7 +52,7 @@ class TrainStep:
         x_0 = pad_images(images, parts.data.padding).to(memory_format=parts.device.memory_format)
         every_t, noise, u_label = self.draw(x_0)
         weight = parts.timesteps.weight(every_t)
-        t, weight = every_t[self.plan.part], weight[self.plan.part] if isinstance(weight, Tensor) else weight
+        t, weight = every_t[self.part], weight[self.part] if isinstance(weight, Tensor) else weight
         labels = parts.guidance.drop(labels, u_label, parts.denoiser.num_classes)
 
         factor = self.plan.rate_factor(self.progress.step, self.progress.total_steps)
@@ -79,7 +80,7 @@ class TrainStep:
         generator = stream(self.seed, TRAINING, self.progress.step, device=place)
         u_time, u_label = torch.rand(2, size, generator=generator, device=place)
         noise = torch.randn((size, *x_0.shape[1:]), generator=generator, device=place)
-        return self.parts.timesteps(u_time), noise[self.plan.part], u_label[self.plan.part]
+        return self.parts.timesteps(u_time), noise[self.part], u_label[self.part]
 
     def backward(
         self, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None, weight: Tensor | float
