@@ -146,6 +146,7 @@ def launch(main: Callable[[], Any]) -> None:
     threading.excepthook = quiet_about_files  # TensorBoard's writing thread
     if not ranks.first():  # what all processes meet alike is told once
         log.setLevel(logging.ERROR)
+    code = 1
     try:
         # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
         sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", quote_path(argument)) for argument in sys.argv[1:]]
@@ -155,13 +156,14 @@ def launch(main: Callable[[], Any]) -> None:
         main()
         if not _failure:
             ranks.leave()
+            code = 0
     except KeyboardInterrupt as stop:
         if ranks.first():
             print(f"\n{str(stop) or 'Interrupted.'}", file=sys.stderr)
-        sys.exit(getattr(stop, "exit_code", 130))
+        code = getattr(stop, "exit_code", 130)
     except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
     except Exception as error:
         sentence = as_sentence(error)
         ranks.let_first_speak()
@@ -169,12 +171,10 @@ def launch(main: Callable[[], Any]) -> None:
             if sentence is None or not hide_tracebacks:
                 raise
             print(f"Error: {sentence}", file=sys.stderr)
-        sys.exit(1)
     finally:
         if "diffusion.config.leaderboard" in sys.modules:  # this was a sweep
             sys.modules["diffusion.config.leaderboard"].show()
-    if _failure:
-        sys.exit(1)
+    ranks.end(code)
 
 
 def quiet_about_files(failure: threading.ExceptHookArgs) -> None:

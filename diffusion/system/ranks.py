@@ -5,14 +5,16 @@ on the number of the step or image, never on the process. With one process, whic
 anything.
 """
 
+import atexit
 import datetime
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from diffusion.system.errors import UserError
 
@@ -68,6 +70,21 @@ def leave() -> None:
     distributed = sys.modules.get("torch.distributed")
     if size() > 1 and distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def end(code: int) -> NoReturn:
+    """End this process; one of several without taking the interpreter down.
+
+    A thread of gloo may still be letting go of a tensor, for which it needs the interpreter: where that is being taken
+    down, Python 3.11 ends the thread, and C++ then the process, by SIGABRT, after everything was done.
+    """
+    if size() == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            file.flush()
+    os._exit(code)
 
 
 def shared(value: T) -> T:
