@@ -135,6 +135,8 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
         data = fashion_mnist_here()
         log.info("No data= was given, so the images are taken to imitate data=%s.", data.name)
     else:
+        if "_target_" not in cfg.data:
+            raise UserError(f"data.{next(iter(cfg.data))} needs data to belong to: add data=image_folder.")
         data = build.build_data(cfg.data)
     loaded = [load_samples(place, data) for place in places]  # all of them first: what is wrong is told at once
     for place, images in zip(places, loaded, strict=True):
@@ -160,9 +162,10 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         )
     model, state = trained.open_model(cfg, device)
     batch_size = device.images_at_once(cfg.batch_size)
-    data = build.build_data(cfg.data) if cfg.data is not None else build.data_of(state["config"])
+    data = build.data_of(state, cfg.data)
     likelihood.check_settings(cfg.likelihood, cfg.likelihood_steps, cfg.likelihood_evaluations, data)
-    if model.guidance.conditional and data.class_names != model.class_names:
+    one_class = len(model.class_names) == 1 and not data.class_names  # a run from when one class was a label
+    if model.guidance.conditional and data.class_names != model.class_names and not one_class:
         raise UserError(f"data={data.name} has other classes than those this model draws: choose data with the same.")
     if cfg.classification_accuracy and not model.guidance.conditional:
         raise UserError("classification_accuracy=true needs images with labels: this model was trained without.")
@@ -191,7 +194,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
             f"checkpoint={cfg.checkpoint}, {weights} at step {state['step']}; {sampler.describe()}; "
             f"{model.guidance.describe()}; seed {seed}"
         )
-        yield "generated", Images(images, labels), source, scorer
+        yield "generated", Images(images, labels if data.class_names else None), source, scorer
     if cfg.likelihood and ranks.first():
         extra["likelihood"] = likelihood.measure(
             model.denoiser,

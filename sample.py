@@ -31,7 +31,8 @@ SETTINGS: dict[str, Any] = {
 @job
 def main(cfg: DictConfig) -> None:
     from diffusion.config import build, settings, trained
-    from diffusion.drawing import pictures
+    from diffusion.config.classes import class_numbers
+    from diffusion.drawing import names, pictures
     from diffusion.records import checkpoint
     from diffusion.records.results import write_json
     from diffusion.system import ranks
@@ -62,14 +63,14 @@ def main(cfg: DictConfig) -> None:
         model.guidance.describe(),
     )
 
-    classes = trained.class_numbers(cfg.classes, model)
+    classes = class_numbers(cfg.classes, model)
     labels = model.labels(cfg.n, classes)
     film = pictures.Film(model.to_images, labels, model.class_names, sampler.evaluations) if cfg.gif else None
     made = task.run(
         Job(
             model=model,
             sampler=sampler,
-            data=lambda: build.data_of(state["config"]),
+            data=lambda: build.data_of(state),
             n=cfg.n,
             classes=classes,
             seed=cfg.seed,
@@ -89,6 +90,9 @@ def main(cfg: DictConfig) -> None:
         film.save(folder / "denoising.gif", made.images)
     if made.numbers:
         write_json(folder / "task.json", made.numbers)
+    legend = names.legend(model.class_names)
+    if legend and labels is not None:
+        log.info("Classes whose names a picture cannot show stand there by their numbers: %s.", legend)
     if made.says:
         log.info("%s", made.says)
     log.info("%d images are in %s", len(made.images), folder)

@@ -51,7 +51,7 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
-    from diffusion.config import build, resuming, settings
+    from diffusion.config import build, guiding, resuming, settings
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
     from diffusion.records.results import fingerprint, finished, write_json
@@ -68,21 +68,25 @@ def train(cfg: DictConfig) -> float | None:
     settings.choose_length(cfg, overrides)
     config, state, start = resuming.plain(cfg), None, None
     # By the first names of all classes, so that a run is known again after one of them has moved.
-    asked = fingerprint([checkpoint.with_names(config, checkpoint.FORMER), written(cfg.checkpoint)])
+    names = {**checkpoint.FORMER, guiding.AUTOMATIC: guiding.LABELLED}
+    asked = fingerprint([checkpoint.with_names(config, names), written(cfg.checkpoint)])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)
         return done.get("fid")
     if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
         state = checkpoint.load(folder / checkpoint.LAST)
-        resuming.same_run(folder, state["config"], config)
+        guiding.settle(cfg, state["image"])
+        resuming.same_run(folder, state["config"], resuming.plain(cfg))
         config = resuming.resumed_config(state["config"], cfg, overrides)
         log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
     elif cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
+        guiding.settle(cfg, state["image"])
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
         start = checkpoint.load(checkpoint.find(cfg.checkpoint))
+        guiding.settle(cfg, start["image"])
         config = resuming.starting_config(start["config"], cfg, overrides)
         log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(resuming.TAKEN_OVER))
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":

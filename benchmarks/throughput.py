@@ -32,6 +32,7 @@ from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.data.images import batches
 from diffusion.evaluation.document import markdown_table
 from diffusion.records.results import write_json
+from diffusion.training.loop import Trainer
 
 OURS = {  # what train.py is told
     "quickstart": "",
@@ -72,11 +73,16 @@ class Work:
 # ------------------------------------------------------------------------------------------ one measurement
 
 
-def our_work(words: Sequence[str], device: torch.device, folder: Path) -> Work:
-    """A trainer as train.py builds it of these words, in `folder`, and its step as the loop calls it."""
+def our_trainer(words: Sequence[str], device: torch.device, folder: Path) -> Trainer:
+    """A trainer as train.py builds it of these words, in `folder`."""
     words = [*words, "score.n=0", f"device={device.type}"]
-    trainer = build_trainer(plain(compose("train", *words)), folder)
+    trainer: Trainer = build_trainer(plain(compose("train", *words)), folder)
     trainer.tracker.close()
+    return trainer
+
+
+def our_work(trainer: Trainer) -> Work:
+    """A trainer's step, as the loop calls it."""
     size, denoiser = trainer.plan.batch_size, trainer.parts.denoiser
     data = batches(trainer.parts.data.train, size, trainer.seed, 0, trainer.parts.device.torch_device)
     channels, height, width = trainer.monitor.model.shape
@@ -122,7 +128,9 @@ def peer_work(name: str, device: torch.device) -> Work:
 def measure(words: str | Sequence[str], device: torch.device, seconds: float) -> dict[str, Any]:
     """All numbers of one contender: the name of a peer, or what train.py is told."""
     with tempfile.TemporaryDirectory() as folder:
-        work = peer_work(words, device) if isinstance(words, str) else our_work(words, device, Path(folder))
+        work = (
+            peer_work(words, device) if isinstance(words, str) else our_work(our_trainer(words, device, Path(folder)))
+        )
         work.network.train()
         training = work.batch_size * rate(work.step, seconds, device)
         memory = peak_memory(device)

@@ -167,6 +167,10 @@ class ClassifierFree(_Scaled):
         return Guided(denoiser, self.scale, self.interval, self.rescale, self.plus_plus)
 
 
+class Automatic(ClassifierFree):
+    """`ClassifierFree` for images with labels; the config of a run on images without names `Unconditional` instead."""
+
+
 class Unconditional:
     """A model that never sees a label."""
 

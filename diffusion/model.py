@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion.config import trained
 from diffusion.config.build import build
+from diffusion.config.classes import class_numbers
 from diffusion.records import checkpoint
 from diffusion.sampler import Sampler
 from diffusion.system.device import Device
@@ -98,7 +99,7 @@ class Model:
         given = guidance if isinstance(guidance, dict) else {"scale": guidance}
         given = {name: list(value) if isinstance(value, tuple) else plain(value) for name, value in given.items()}
         trained.set_guidance(self.image_model, self.state, given)
-        chosen = trained.class_numbers(plain(labels), self.image_model, setting="labels")
+        chosen = class_numbers(plain(labels), self.image_model, "labels", names_first=False)
         numbers = self.image_model.labels(n, chosen)
         at_once = self.image_model.device.images_at_once(batch_size)
         return self.image_model.draw(sampler, n, numbers, seed, at_once, progress=progress)

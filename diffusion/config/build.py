@@ -15,8 +15,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from diffusion.config.resuming import check_root
+from diffusion.config import guiding
+from diffusion.config.resuming import check_same_images, check_shape, moved_data
 from diffusion.config.settings import Config, allowed_target, check_arguments, check_types, in_context, without_target
+from diffusion.data.splits import number_as
 from diffusion.denoiser import Denoiser
 from diffusion.drawing.image_model import ImageModel
 from diffusion.evaluation.scoring import Scorer
@@ -79,7 +81,9 @@ class Recipe:
         self.config, self.image = config, image
         self.guidance = build(config["guidance"], "guidance")
         if self.guidance.conditional and not image["class_names"]:
-            raise UserError("guidance=classifier_free needs labels, and the data has none: use guidance=none.")
+            raise UserError(
+                "guidance=classifier_free needs labels, and the data has none: leave it out, or use guidance=none."
+            )
         self.num_classes = len(image["class_names"]) if self.guidance.conditional else 0
         try:
             self.guidance.check(self.num_classes)
@@ -157,10 +161,15 @@ def build_data(node: Config | DictConfig) -> Any:
     return ranks.by_first(lambda: build(node, "data"))
 
 
-def data_of(saved: Config) -> Any:
-    """The images of a checkpoint's config."""
-    check_root(saved["data"])
-    return build_data(saved["data"])
+def data_of(state: Config, node: DictConfig | None = None) -> Any:
+    """The images of a checkpoint's config, or of a node in its place; their classes in the order of the model's.
+
+    A node without a `_target_` changes settings of the checkpoint's own, such as the root.
+    """
+    data = build_data(moved_data(state["config"]["data"], node))
+    check_shape(data, state["image"])
+    number_as(data, state["image"]["class_names"])
+    return data
 
 
 def build_scorer(features: Config | DictConfig, data: Any, device: Any) -> Scorer:
@@ -176,7 +185,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
     Args:
-        config: plain and resolved.
+        config: plain and resolved; guidance=auto in it becomes what it is for these images.
         folder: of the run.
         resume: the checkpoint to go on from.
         start: the checkpoint whose averaged weights a new run starts from.
@@ -194,6 +203,10 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     device, data = build(config["device"], "device"), build_data(config["data"])
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
     image = described(data, resume, start)
+    if config["guidance"]["_target_"] == guiding.AUTOMATIC and not image["class_names"]:
+        text = "data=%s has no labels: the model is trained and draws without guidance; its settings have no effect."
+        log.info(text, data.name)
+    config["guidance"] = guiding.settled(config["guidance"], image["class_names"])
     recipe = Recipe(config, image)
     if start is not None:
         same_heads(recipe, start)
@@ -239,10 +252,19 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
 
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:
     """What a network must know of the images: still what it was for the run that goes on, or is started from."""
-    image, earlier = data.describe(), resume or start
-    if earlier is not None and any(image[name] != value for name, value in earlier["image"].items()):
-        key = "resume" if resume is not None else "checkpoint"
-        raise UserError(f"{key}: the images of data={data.name} are no longer what this run was started with.")
+    earlier = resume or start
+    if earlier is not None:
+        number_as(data, earlier["image"]["class_names"])
+    image, key = data.describe(), "resume" if resume is not None else "checkpoint"
+    if earlier is not None and len(earlier["image"]["class_names"]) == 1 and not image["class_names"]:
+        if build(earlier["config"]["guidance"], "guidance").conditional:
+            raise UserError(
+                f"{key}: this run took the one class of data={data.name} for a label, and one class is none any more: "
+                "draw from it and score it as before, but start a new run to train on."
+            )
+        image["class_names"] = earlier["image"]["class_names"]
+    if earlier is not None:
+        check_same_images(data.name, image, earlier["image"], key)
     try:
         checkpoint.check_image(image)
     except ValueError as error:

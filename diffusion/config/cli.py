@@ -1,4 +1,4 @@
-"""The edge between Hydra and a person: errors as one sentence, exit codes, and paths that need no quotes."""
+"""The edge between Hydra and a person: errors as one sentence, exit codes, and the job itself."""
 
 import functools
 import logging
@@ -8,26 +8,23 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.system import ranks
+from diffusion.config import arguments
+from diffusion.config.advice import as_sentence
+from diffusion.config.classes import quote_classes
+from diffusion.system import ranks, terminal
 from diffusion.system.errors import InUse, UserError
 from diffusion.system.files import sole_use
+from diffusion.system.threads import wait_asleep
 
 log = logging.getLogger("diffusion")
-PATH_SETTINGS = (
-    *("checkpoint", "resume", "samples", "data.root", "features.weights"),
-    *("guidance.weaker", "task.images", "task.mask"),
-)
 _failure: list[BaseException] = []  # of the one job of a single run, to be told by `launch`
 
 
@@ -43,6 +40,8 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     def run(cfg: DictConfig) -> Any:
         try:
             ranks.join()
+            os.chdir(HydraConfig.get().runtime.cwd)  # with hydra.job.chdir=true paths are those of the command, too
+            arguments.settle(cfg)
             writes = isinstance(cfg.output_dir, str) and ranks.first()
             with sole_use(Path(cfg.output_dir)) if writes else nullcontext():
                 cfg.output_dir = ranks.shared(cfg.output_dir)
@@ -67,91 +66,28 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-def as_sentence(error: BaseException) -> str | None:
-    """What to tell the user, or None for a defect of the program."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return hydra_sentence(str(error))
-    if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
-    if str(error).startswith("Config group override must be a string"):  # Hydra's, without a name
-        from diffusion.config.settings import HOMES
-
-        groups = [a for a in sys.argv[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")]
-        given = next(
-            (a for a in groups if type(OverridesParser.create().parse_override(a).value()) not in (str, list)), ""
-        )
-        return f"{given.replace('sampler@', '')}: choose an option by its name, or leave this out."
-    if isinstance(error, ValueError) and "integer string conversion" in str(error):  # Python's, without a name
-        given = next((argument for argument in sys.argv[1:] if re.search(r"\d{4301}", argument)), "A setting")
-        return f"{given[:60]}… is too large a number."
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            "The device ran out of memory: use smaller batches, training.accumulate=2 (with the same gradient) or, "
-            "when sampling, a smaller batch_size or score.batch_size."
-        )
-    return None
-
-
-def hydra_sentence(message: str) -> str:
-    """Hydra's report of a setting that does not compose, as one sentence."""
-    flat = " ".join(message.split())
-    resolved = re.search(r"UserError raised while resolving interpolation: (.*?\.)(?: full_key:|$)", flat)
-    if resolved:
-        return resolved[1]
-    override = re.search(r"Could not (?:override|append to|delete)[^']*'([^']*)'", message)
-    if override:
-        from diffusion.config.settings import FROM_CHECKPOINT, unknown
-
-        name = override.group(1).split("=")[0].replace("sampler@preview", "preview")
-        if "Could not append" in message:
-            return f"The setting '{name}' exists already: change it without the plus sign, {name}=…."
-        keys = [] if name in FROM_CHECKPOINT else _settings()
-        section = name.rpartition(".")[0]
-        siblings = [key for key in keys if section and key.startswith(f"{section}.")]
-        return unknown(name, siblings if section in keys else keys)
-    plugin = re.search(r"(?:Could not find|Could not override) '(?:hydra/)?(?:launcher|sweeper)/([a-z_]+)", message)
-    if plugin:
-        extra = {"optuna": "search", "tpe": "search"}.get(plugin[1], plugin[1].partition("_")[0])
-        return f'{plugin[1]} is not installed: pip install -e ".[{extra}]".'
-    option = re.search(r"Could not find '([^']*)/([^'/]*)'\s*Available options in '[^']*':\n((?:\t.*\n?)*)", message)
-    if option:
-        group, wrong, rest = option.groups()
-        if f"sampler@preview={wrong}" in sys.argv:
-            group = "preview"
-        options = ", ".join(rest.split())
-        return f"{group}={wrong}: there is no such option; choose one of {options}."
-    if "override_grammar" in message:
-        parser = OverridesParser.create()
-        for argument in sys.argv[1:]:
-            try:
-                parser.parse_override(argument)
-            except HydraException:
-                shown = " ".join(argument[:200].split())
-                return f"'{shown}' cannot be read: write name=value, and put special characters into quotes."
-    several = re.search(r"Ambiguous value for argument '([^=]*)=(.*)'", message)
-    if several:
-        name, values = several.groups()
-        return f"{name}={values}: add -m for a sweep over these, or write {name}=[{values}] for a list of them."
-    return flat if flat.endswith((".", "?")) else f"{flat}."
-
-
 def launch(main: Callable[[], Any]) -> None:
     """Run a script decorated by `hydra.main`, and leave with 0, 1, or 128 + the number of the signal."""
+    terminal.forgive()
+    wait_asleep()
     hide_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own long report
     logging.raiseExceptions = False  # a log file that a full disk refuses must not bury the message, nor must
     threading.excepthook = quiet_about_files  # TensorBoard's writing thread
     if not ranks.first():  # what all processes meet alike is told once
         log.setLevel(logging.ERROR)
-    code = 1
+    code, composed = 1, True
     try:
+        sweep = bool({"-m", "--multirun"}.intersection(sys.argv))
+        sys.argv[1:] = [quote_classes(argument, sweep) for argument in sys.argv[1:]]
         # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
-        sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", quote_path(argument)) for argument in sys.argv[1:]]
+        sys.argv[1:] = arguments.arranged(sys.argv[1:], sweep)
+        sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", argument) for argument in sys.argv[1:]]
+        if Path(sys.argv[0]).name == "train.py":  # null is no option to Hydra
+            sys.argv[1:] = ["guidance=auto" if argument == "guidance=null" else argument for argument in sys.argv[1:]]
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
             continue_in_run_folder()
+        sys.argv[1:] = arguments.of_the_run(sys.argv[1:], Path(sys.argv[0]).stem)
         sys.argv[1:] = ranks.arrange_arguments(sys.argv[1:])
         main()
         if not _failure:
@@ -161,19 +97,18 @@ def launch(main: Callable[[], Any]) -> None:
         if ranks.first():
             print(f"\n{str(stop) or 'Interrupted.'}", file=sys.stderr)
         code = getattr(stop, "exit_code", 130)
-    except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         sentence = as_sentence(error)
         ranks.let_first_speak()
-        if not _told(error):
+        composed = _told(error)
+        if not composed:
             if sentence is None or not hide_tracebacks:
                 raise
             print(f"Error: {sentence}", file=sys.stderr)
     finally:
         if "diffusion.config.leaderboard" in sys.modules:  # this was a sweep
-            sys.modules["diffusion.config.leaderboard"].show()
+            sys.modules["diffusion.config.leaderboard"].show(composed)
+        terminal.part()
     ranks.end(code)
 
 
@@ -188,17 +123,6 @@ def _told(error: BaseException) -> bool:
     return "return_value" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}
 
 
-def quote_path(argument: str) -> str:
-    """Quote the value of a setting that is an existing path, so that `=` and `,` in it are not Hydra's syntax."""
-    name, equals, value = argument.partition("=")
-    if name == "samples" and re.fullmatch(r"\[[^'\"]+\]", value):
-        places = (place.strip() for place in value[1:-1].split(","))
-        return f"{name}=[{','.join(quote_path(f'{name}={place}').partition('=')[2] for place in places)}]"
-    if equals and name in PATH_SETTINGS and re.search(r"[=,:{}()\[\] ]", value) and os.path.exists(value):
-        return f"{name}='{value}'"
-    return argument
-
-
 def continue_in_run_folder() -> None:
     """Point `hydra.run.dir` at the run that `resume=` names, so that it goes on in its own folder."""
     from diffusion.records import checkpoint
@@ -206,40 +130,12 @@ def continue_in_run_folder() -> None:
     if {"-m", "--multirun"} & set(sys.argv):
         raise UserError("resume= continues one run and cannot be swept: leave out -m.")
     number = next(i for i, argument in enumerate(sys.argv) if argument.startswith("resume="))
-    value = sys.argv[number].partition("=")[2].strip("'\"")
-    if value and value != "null":
-        path = checkpoint.find(value, setting="resume")
-        sys.argv[number] = f"resume='{path}'"  # what "latest" means is settled here, once
-        sys.argv.insert(number + 1, f"hydra.run.dir='{path.parent}'")
-
-
-def _settings() -> list[str]:
-    """All settings of this script's config, for hints; composed anew with the user's choice of options alone."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    script = Path(sys.argv[0]).resolve()
-    given = next((a.partition("=")[2] for a in sys.argv if a.startswith("--config-name=")), None)
-    if given is None and "--config-name" in sys.argv[:-1]:
-        given = sys.argv[sys.argv.index("--config-name") + 1]
-    conf = script.parent / "conf"
-    options = [a for a in sys.argv[1:] if (conf / a.partition("=")[0]).is_dir()]
-    GlobalHydra.instance().clear()
-    cfg: Any = {}
-    with initialize_config_dir(str(conf), version_base="1.3"), suppress(Exception):  # only hints depend on it
-        cfg = OmegaConf.to_container(compose(given or script.stem), resolve=False)
-        cfg = OmegaConf.to_container(compose(given or script.stem, options), resolve=False)
-    keys: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if key != "_target_":
-                keys.append(f"{prefix}{key}")
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-
-    walk(cfg, "")
-    return keys
+    value = arguments.reading(sys.argv[number].partition("=")[2])
+    if value is not None:
+        path = checkpoint.find(str(value), setting="resume")
+        # What "latest" means is settled here, once.
+        sys.argv[number] = f"resume={arguments.in_quotes(str(path))}"
+        sys.argv.insert(number + 1, f"hydra.run.dir={arguments.in_quotes(str(path.parent))}")
 
 
 def _record_failure(cfg: DictConfig, reason: str) -> None:

@@ -5,6 +5,7 @@ that are missing, after a stop or a kill.
 """
 
 import csv
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -115,9 +116,15 @@ def write(folder: Path) -> None:
         writer.writerows(rows(folder))
 
 
-def show() -> None:
-    """Print the leaderboard of the sweep of this process, if there was one."""
+def show(composed: bool = True) -> None:
+    """Print the leaderboard of the sweep of this process, if there was one.
+
+    Args:
+        composed: whether the settings of its jobs fit together; the same command again would be of no use else.
+    """
     if not _sweep or not (table := rows(_sweep[0])):
+        return
+    if not composed and all(row["status"] == "missing" for row in table):  # what is wrong has been told
         return
     with suppress(OSError):
         write(_sweep[0])  # jobs in processes of their own may have written it at once
@@ -137,6 +144,8 @@ def show() -> None:
         print(f"{row['rank'] or '–':>4}  {fid:>9}  {score:>6}  {accuracy:>8}  {row['n'] or '–':>6}  {run}")
     left = sum(row["status"] == "missing" for row in table)
     if left:
-        print(f"{left} jobs are missing; to run them, give the same command again with hydra.sweep.dir={_sweep[0]}")
+        way = "give the same command again" if composed else "mend the command as said above and give it"
+        folder = shlex.quote(f"hydra.sweep.dir={_sweep[0]}")
+        print(f"{left} jobs are missing; to run them, {way} with {folder}")
     if curves.exists():
         print(f"Curves: {curves}")

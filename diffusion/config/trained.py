@@ -63,28 +63,6 @@ def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageMode
     return model, state
 
 
-def class_numbers(classes: Any, model: ImageModel, setting: str = "classes") -> list[int] | None:
-    """Classes by name or number, one or a list, as numbers; None means all. `setting` is their name in messages."""
-    if classes is None:
-        return None
-    if not model.guidance.conditional:
-        raise UserError(f"{setting}={classes}: this model was trained with guidance=none and takes no labels.")
-    names, numbers = model.class_names, []
-    folded = [name.lower() for name in names]
-    for item in [classes] if isinstance(classes, str | int) else list(classes):
-        if isinstance(item, int) and not isinstance(item, bool):
-            if not 0 <= item < len(names):
-                raise UserError(f"{setting}={item}: the labels go from 0 to {len(names) - 1} ({', '.join(names)}).")
-            numbers.append(item)
-        elif str(item).lower() in folded:
-            numbers.append(folded.index(str(item).lower()))
-        else:
-            raise UserError(f"{setting}={item}: there is no such class; choose from {', '.join(names[:50])}.")
-    if not numbers:
-        raise UserError(f"{setting}=[] names no class: leave it out for an even mix.")
-    return numbers
-
-
 def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:
     """The sampler of the command line, or the run's own with the settings that were given.
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.images import ASSETS, ImageData, ImageFiles, Images, find_images
+from diffusion.data.decoding import colour
+from diffusion.data.images import ASSETS, ImageData, ImageFiles, Images
+from diffusion.data.reading import FolderReader
+from diffusion.data.splits import Labelled, find_splits
 from diffusion.system.errors import UserError, brief
-from diffusion.system.randomness import SPLIT, stream
 from diffusion.system.untrusted import MEMORY_LIMIT, read_arrays
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
@@ -79,18 +81,22 @@ def image_folder(
     labels: bool | None = None,
     test_fraction: float = 0.1,
     memory_limit: float = 4.0,
+    background: str | list[int] = "white",
+    skip_damaged: bool = False,
     padding: int = 0,
 ) -> ImageData:
     """Any images: each is scaled until its shorter side is `image_size`, then cropped in the middle.
 
     Args:
         root: a folder of images, or of one subfolder per class; with subfolders named `train` and `test` (or
-            `val`) those are the splits.
+            `val`, `validation`, …) those are the splits, see `diffusion.data.splits`.
         image_size: side of the square that is cut, in pixels.
         channels: 3 for colour, 1 for grey.
         labels: take the subfolders as classes; None means: if there are any subfolders.
-        test_fraction: share of the images held out when there is no `test` folder.
+        test_fraction: share of the images held out when there is no `test` folder; every class keeps one to train.
         memory_limit: GiB of decoded images above which they are read from their files, batch by batch.
+        background: what shows through transparent pixels: white, black, "#rrggbb", or [r, g, b].
+        skip_damaged: leave out files that cannot be read, and say how many, rather than stop.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: images are grey (1) or colour (3)")
@@ -98,42 +104,17 @@ def image_folder(
         raise ValueError(f"image_size={image_size} is too small: give at least 4 pixels")
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction={test_fraction} must lie between 0 and 1")
-    folder = Path(root)
-    held_out = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    base = folder / "train" if (folder / "train").is_dir() else folder
-    if held_out is not None and base != folder:
-        train, test = _with_classes(base), _with_classes(held_out)
-    else:
-        found = _with_classes(base)
-        if len(found) < 2:
-            raise UserError(f"data.root={root} holds {len(found)} image: at least 2 are needed.")
-        order = torch.randperm(len(found), generator=stream(0, SPLIT)).tolist()
-        n = min(max(1, round(test_fraction * len(order))), len(order) - 1)
-        test, train = ([found[i] for i in sorted(part)] for part in (order[:n], order[n:]))
-    classes = {name for _, name in train + test}
-    names = sorted(name for name in classes if name is not None)
-    if labels is False or (labels is None and not names):
-        names = []
-    elif None in classes:
-        raise UserError(
-            f"data.labels: not every image of data.root={root} lies in a subfolder that names its class; "
-            "set data.labels=false to train without labels."
-        )
+    ground = colour(background)
+    reader = FolderReader(Path(root), image_size, channels, ground, memory_limit, skip_damaged)
+    train, test, names = find_splits(root, labels, test_fraction, reader.readable)
+    number = {name: k for k, name in enumerate(names)}
 
-    def load(found: list[tuple[Path, str | None]]) -> Images | ImageFiles:
-        numbers = torch.tensor([names.index(str(name)) for _, name in found]) if names else None
-        files = ImageFiles([path for path, _ in found], numbers, image_size, channels)
-        if len(files) * channels * image_size**2 > memory_limit * 2**30:
-            return files
-        return Images(*files.select(torch.arange(len(files))))
+    def load(found: list[Labelled]) -> Images | ImageFiles:
+        numbers = torch.tensor([number[str(name)] for _, name in found]) if names else None
+        return reader.split([path for path, _ in found], numbers)
 
-    return ImageData(folder.name, load(train), load(test), names, padding)
-
-
-def _with_classes(folder: Path) -> list[tuple[Path, str | None]]:
-    """The images under a folder, each with the name of the subfolder it is in, or None."""
-    paths = find_images(folder)
-    return [(path, None if path.parent == folder else path.relative_to(folder).parts[0]) for path in paths]
+    name = Path(root).name or Path(root).resolve().name
+    return ImageData(name, load(train), load(test), names, padding, background=ground)
 
 
 IDX_FILES = (  # images and labels of training, and of testing

@@ -5,22 +5,22 @@ The networks see values in [−1, 1]: `encode` maps 0..255 there, `decode` round
 that is larger than `memory_limit` is decoded from its files instead.
 """
 
+import copy
 import hashlib
-import multiprocessing
-import signal
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffusion.system.errors import UserError, brief
+from diffusion.data.decoding import VERSION, WHITE, Colour, read_image
+from diffusion.data.workers import loaded
+from diffusion.system.errors import UserError
 from diffusion.system.randomness import DATA_ORDER, stream
-from diffusion.system.untrusted import open_image
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+log = logging.getLogger("diffusion")
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -59,25 +59,42 @@ class Images:
 
 
 class ImageFiles(torch.utils.data.Dataset):
-    """Images that stay in their files until they are asked for; the same interface as `Images`."""
+    """Images that stay in their files until they are asked for; the same interface as `Images`.
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor | None, size: int, channels: int) -> None:
+    Args:
+        paths: of the N files.
+        labels: int64 (N,) or None.
+        size, channels, background, way_out: as in `read_image`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor | None,
+        size: int,
+        channels: int,
+        background: Colour = WHITE,
+        way_out: str = "mend or remove it",
+    ) -> None:
         self.paths, self.labels, self.size, self.channels = list(paths), labels, size, channels
+        self.background, self.way_out = background, way_out
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         label = -1 if self.labels is None else int(self.labels[index])
-        return read_image(self.paths[index], self.size, self.channels), label
+        return read_image(self.paths[index], self.size, self.channels, self.background, self.way_out), label
 
     def select(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = torch.stack([self[int(i)][0] for i in indices])
         return images, None if self.labels is None else self.labels[indices.cpu()]
 
     def subset(self, indices: Tensor) -> "ImageFiles":
-        labels = None if self.labels is None else self.labels[indices]
-        return ImageFiles([self.paths[int(i)] for i in indices], labels, self.size, self.channels)
+        part = copy.copy(self)
+        part.paths = [self.paths[int(i)] for i in indices]
+        part.labels = None if self.labels is None else self.labels[indices]
+        return part
 
 
 class ImageData:
@@ -86,9 +103,11 @@ class ImageData:
     Args:
         name: used in reports and cache keys.
         train, test: the splits, at the images' own size.
-        class_names: one name per label, empty when there are no labels.
+        class_names: one name per label, empty when there are no labels. One class says nothing, so that its images
+            are taken as unlabelled, too.
         padding: black pixels added on every side for the network and cropped from its samples (28 → 32 is 2).
         packaged_scorer: name of the scorer in this package that judges these images, if there is one.
+        background: what shows through transparent pixels, here and in images that are compared with these.
     """
 
     def __init__(
@@ -99,11 +118,12 @@ class ImageData:
         class_names: Sequence[str],
         padding: int = 0,
         packaged_scorer: str | None = None,
+        background: Colour = WHITE,
     ) -> None:
         if padding < 0:
             raise ValueError(f"padding={padding} must be 0 or more pixels")
         self.name, self.train, self.test, self.padding = name, train, test, padding
-        self.class_names, self.packaged_scorer = list(class_names), packaged_scorer
+        self.class_names, self.packaged_scorer, self.background = list(class_names), packaged_scorer, background
         for labels in (train.labels, test.labels):
             if labels is not None and not set(labels.unique().tolist()) <= set(range(len(class_names))):
                 raise UserError(
@@ -111,6 +131,9 @@ class ImageData:
                 )
         if not len(train) or not len(test):
             raise UserError(f"data={name} holds {len(train)} + {len(test)} images: at least one of each is needed.")
+        if len(class_names) == 1:
+            log.info("data=%s has one class (%s), so it is treated as unlabelled.", name, class_names[0])
+            self.train, self.test, self.class_names = unlabelled(train), unlabelled(test), []
         first, _ = train.select(torch.zeros(1, dtype=torch.long))
         self.channels, self.image_size = first.shape[1], first.shape[-1]
 
@@ -140,11 +163,19 @@ class ImageData:
         if isinstance(images, Images):
             digest.update(images.images.cpu().numpy().tobytes())
         else:
+            digest.update(f"{VERSION}, {images.background};".encode())
             for path in images.paths:
                 digest.update(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}".encode())
         if images.labels is not None:
             digest.update(images.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def unlabelled(split: Images | ImageFiles) -> Images | ImageFiles:
+    """The same images without labels."""
+    split = copy.copy(split)
+    split.labels = None
+    return split
 
 
 def batches(
@@ -170,31 +201,13 @@ def batches(
         for indices in _index_batches(len(split), batch_size, seed, first_step, resident.images.device):
             images, labels = resident.select(indices[part])
             yield images.to(device), None if labels is None else labels.to(device)
-    order = _index_batches(len(split), batch_size, seed, first_step, torch.device("cpu"))
-    loader = torch.utils.data.DataLoader(
-        split,  # type: ignore[arg-type]
-        batch_sampler=(indices[part].tolist() for indices in order),
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        # Inside a job of joblib, Python's own way to start processes is another one.
-        multiprocessing_context="fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
-        worker_init_fn=_leave_signals_to_the_parent,
-    )
-    try:
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), None if split.labels is None else labels.to(device)
-    except UserError as error:  # one from a worker comes with the worker's traceback in its text
-        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
 
+    def order(done: int) -> Iterator[list[int]]:
+        found = _index_batches(len(split), batch_size, seed, first_step + done, torch.device("cpu"))
+        return (indices[part].tolist() for indices in found)
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, and what torchrun or a batch system sends, reaches all processes; the training process answers it.
-
-    It may need some more images to finish its step, and ends this process then; or else an alarm does.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    alarm = getattr(signal, "alarm", None)  # Windows has none
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if alarm is None else lambda number, frame: alarm(30))
+    for images, labels in loaded(split, order, workers, pin=device.type == "cuda"):  # type: ignore[arg-type]
+        yield images.to(device, non_blocking=True), None if split.labels is None else labels.to(device)
 
 
 def _index_batches(size: int, batch_size: int, seed: int, step: int, device: torch.device) -> Iterator[Tensor]:
@@ -220,40 +233,3 @@ def pad_images(images: Tensor, padding: int) -> Tensor:
 def crop_images(images: Tensor, padding: int) -> Tensor:
     """The inverse of `pad_images`."""
     return images[..., padding:-padding, padding:-padding] if padding else images
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All images under `folder`, in the order of their names; at least one, else `UserError`."""
-    if not folder.is_dir():
-        raise UserError(f"The image folder {folder} does not exist.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(f"The folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return paths
-
-
-def read_image(path: Path, size: int | None, channels: int) -> Tensor:
-    """One image file → uint8 (C, size, size): shorter side scaled to `size`, cropped in the middle.
-
-    With `size=None` the image keeps its own height and width.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with open_image(path) as file:
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip instead of scale
-                values = (np.array(image, np.float32) / 257).round().clip(0, 255)
-                image = Image.fromarray(values.astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
-            if size is not None:
-                scale = size / min(image.size)
-                width, height = (max(size, round(side * scale)) for side in image.size)
-                if (width, height) != image.size:
-                    image = image.resize((width, height), Image.Resampling.LANCZOS)
-                left, top = (width - size) // 2, (height - size) // 2
-                image = image.crop((left, top, left + size, top + size))
-            pixels = np.array(image)
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise UserError(f"The image {path} cannot be read ({brief(error)}): mend or remove it.") from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()

@@ -1,5 +1,6 @@
 """Pictures for people: labelled grids and a GIF of the denoising."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,8 +9,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import pad
 
+from diffusion.drawing.names import captions as captions_of
+from diffusion.drawing.names import fitted, folder_names, font_file
 from diffusion.system.files import replacing
+
+log = logging.getLogger("diffusion")
+MOST_COLUMNS = 20  # classes that have a column each
+LONGEST, NARROWEST = 16_384, 48  # pixels of a grid from top to bottom, and of an image with a caption of its own
 
 
 def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -44,21 +52,51 @@ def labelled_grid(
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
     if not captions and not rows:
         return grid
-    cell = grid.width if len(captions) == 1 else grid.width / columns
-    fonts = [ImageFont.load_default(size) for size in (11, 10, 9, 8)]
-    font = next((font for font in fonts if max(map(font.getlength, captions), default=0) < cell), fonts[-1])
-    top = 18 if captions else 0
-    side = 8 + math.ceil(max(map(fonts[0].getlength, rows), default=-8))
-    picture = Image.new("RGB", (grid.width + side, grid.height + top), "white")
-    picture.paste(grid, (side, top))
-    draw = ImageDraw.Draw(picture)
-    for i, caption in enumerate(captions):
-        left = 4.0 if len(captions) == 1 else max(0.0, i * cell + (cell - font.getlength(caption)) / 2)
-        draw.text((side + left, 2), caption, fill="black", font=font)
-    height = grid.height / math.ceil(len(images) / columns)
+    heads = heading(captions, grid.width, columns)
+    font = caption_fonts(rows)[0]
+    side = 8 + math.ceil(max(map(font.getlength, rows), default=-8))
+    picture = Image.new("RGB", (heads.width + side, grid.height + heads.height), "white")
+    picture.paste(heads, (side, 0))
+    picture.paste(grid, (side, heads.height))
+    draw, height = ImageDraw.Draw(picture), grid.height / math.ceil(len(images) / columns)
     for i, caption in enumerate(rows):
-        draw.text((4, top + (i + 0.5) * height), caption, fill="black", font=fonts[0], anchor="lm")
+        draw.text((4, heads.height + (i + 0.5) * height), caption, fill="black", font=font, anchor="lm")
     return picture
+
+
+def heading(captions: Sequence[str], width: int, columns: int) -> Image.Image:
+    """A strip with a caption over each column, written upwards where a column is too narrow for one of them.
+
+    Args:
+        captions: at most one per column; one alone is written from the left, and widens the strip if it must.
+        width: of all columns, in pixels.
+    """
+    if not captions:
+        return Image.new("RGB", (width, 0))
+    cell = width if len(captions) == 1 else width / columns
+    fonts = caption_fonts(captions)
+    font = next((font for font in fonts if max(map(font.getlength, captions)) < cell), None)
+    if font is None and len(captions) > 1:
+        font = fonts[1] if cell > 12 else fonts[-1]
+        lying = Image.new("RGB", (math.ceil(max(map(font.getlength, captions))) + 8, width), "white")
+        draw = ImageDraw.Draw(lying)
+        for i, caption in enumerate(captions):
+            draw.text((4, (i + 0.5) * cell), caption, fill="black", font=font, anchor="lm")
+        return lying.transpose(Image.Transpose.ROTATE_90)
+    font = font or fonts[0]
+    lengths = [font.getlength(caption) for caption in captions]
+    strip = Image.new("RGB", (width if len(captions) > 1 else max(width, math.ceil(lengths[0]) + 8), 18), "white")
+    for i, (caption, length) in enumerate(zip(captions, lengths, strict=True)):
+        left = 4.0 if len(captions) == 1 else max(0.0, i * cell + (cell - length) / 2)
+        ImageDraw.Draw(strip).text((left, 2), caption, fill="black", font=font)
+    return strip
+
+
+def caption_fonts(texts: Sequence[str]) -> list[ImageFont.FreeTypeFont]:
+    """Fonts from large to small: Pillow's own, or DejaVu Sans where a sign is not in that."""
+    if all(text.replace("…", "").isascii() for text in texts):
+        return [ImageFont.load_default(size) for size in (11, 10, 9, 8)]  # type: ignore[misc]
+    return [ImageFont.truetype(str(font_file()), size, layout_engine=ImageFont.Layout.BASIC) for size in (10, 9, 8)]
 
 
 def grid_layout(labels: Tensor | None, class_names: Sequence[str], n: int) -> tuple[int, list[str]]:
@@ -68,17 +106,45 @@ def grid_layout(labels: Tensor | None, class_names: Sequence[str], n: int) -> tu
         return square, []
     numbers = labels.tolist()
     period = next((p for p in range(1, len(numbers)) if numbers[p:] == numbers[:-p]), len(numbers))
-    captions = [class_names[number] for number in numbers[:period]]
-    if period == 1:
-        return square, captions
-    if 2 * period > n > 16:  # no rule in it
+    if period > 1 and (2 * period > n > 16 or period > MOST_COLUMNS):  # no rule in it, or too wide a picture
         return square, []
-    return period, captions
+    shown = captions_of(class_names)
+    return square if period == 1 else period, [shown[number] for number in numbers[:period]]
 
 
 def class_grid(images: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Image.Image:
-    """The labelled grid of uint8 images (n, C, H, W) with labels (n,) or None, laid out by their classes."""
-    return labelled_grid(images, *grid_layout(labels, class_names, len(images)))
+    """The labelled grid of uint8 images (n, C, H, W) with labels (n,) or None, laid out by their classes.
+
+    Of more classes than a row has room for, images have a caption each. A picture ends at `LONGEST` pixels.
+    """
+    columns, captions = grid_layout(labels, class_names, len(images))
+    if labels is None or captions or len(class_names) <= MOST_COLUMNS:
+        return labelled_grid(images[: room(len(images), columns, 2 * images.shape[2] + 2)], columns, captions)
+    return captioned_images(images, labels.tolist(), captions_of(class_names), columns)
+
+
+def room(n: int, columns: int, height: int) -> int:
+    """How many of n images a picture has room for, whose rows are so many pixels high; says where it has not."""
+    shown = min(n, columns * max(1, LONGEST // height))
+    if shown < n:
+        log.info("The grid has room for the first %d of %d images.", shown, n)
+    return shown
+
+
+def captioned_images(images: Tensor, numbers: Sequence[int], captions: Sequence[str], columns: int) -> Image.Image:
+    """A grid of uint8 images (n, C, H, W) with the caption of its class over each, shortened to its width."""
+    scale = max(2, math.ceil(NARROWEST / (images.shape[3] + 1)))
+    cell, band = (images.shape[3] + 1) * scale, math.ceil(13 / scale)
+    height = (images.shape[2] + band + 1) * scale
+    images = images[: room(len(images), columns, height)]
+    picture = labelled_grid(pad(images, (0, 0, band, 0), value=255), columns, scale=scale).convert("RGB")
+    font, draw = caption_fonts(captions)[2], ImageDraw.Draw(picture)
+    drawn = {k: fitted(captions[k], lambda text: font.getlength(text) < cell - 1) for k in set(numbers[: len(images)])}
+    for i, number in enumerate(numbers[: len(images)]):
+        left, top = scale + i % columns * cell, scale + i // columns * height
+        middle = left + (cell - scale) / 2
+        draw.text((middle, top + band * scale / 2), drawn[number], fill="black", font=font, anchor="mm")
+    return picture
 
 
 class Film:
@@ -142,7 +208,8 @@ def save_samples(path: Path, images: Tensor, labels: Tensor | None) -> None:
 
 
 def save_pngs(folder: Path, images: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> None:
-    """One PNG per image, in a subfolder per class where there are labels."""
+    """One PNG per image, in a subfolder per class where there are labels, which has its name where one can have it."""
+    folders = folder_names(class_names)
     for i, image in enumerate(images):
-        target = folder if labels is None else folder / class_names[int(labels[i])]
+        target = folder if labels is None else folder / folders[int(labels[i])]
         save_picture(target / f"{i:06d}.png", to_pil(image))

@@ -1,13 +1,15 @@
 """The scoring classifier: a small CNN whose averaged features and class probabilities give FID, IS and accuracy.
 
 It is trained on real images only, without flips (shoes face one way, and a scorer that was trained with flips cannot
-see mirrored samples), and the epoch is selected on a held-out part of the training set, never on the test set.
+see mirrored samples), and the epoch is selected by the loss of a held-out part of the training set, never of the test
+set. Where images are few, `pace` and `hold_out` see to it that it learns something all the same.
 """
 
 import copy
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.data.images import ImageData, batches, encode
+from diffusion.evaluation.reference import even_order
 from diffusion.system.errors import UserError
 from diffusion.system.files import replacing
 from diffusion.system.randomness import NETWORK, SPLIT, stream
@@ -67,7 +70,8 @@ def state_hash(network: nn.Module) -> str:
 
 def recipe() -> str:
     """A hash of how a `Classifier` is built and trained when nothing is said: part of the keys of what is cached."""
-    code = "".join(inspect.getsource(part) for part in (Classifier, train_classifier, _epochs))
+    parts = (Classifier, train_classifier, hold_out, even_order, pace, _epochs, classifier_loss)
+    code = "".join(inspect.getsource(part) for part in parts)
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
@@ -93,14 +97,15 @@ def train_classifier(
     seed: int = 0,
     log: Callable[[int, dict[str, float]], None] = lambda epoch, scores: None,
 ) -> tuple[Classifier, dict[str, object]]:
-    """Train a `Classifier` on the training split and keep the epoch that does best on its held-out part.
+    """Train a `Classifier` on the training split and keep the epoch with the least loss on its held-out part.
 
     Args:
         data: labelled images in memory.
         device: where to train.
-        epochs, batch_size, learning_rate, weight_decay: AdamW with a cosine decay to zero.
+        epochs, batch_size, learning_rate, weight_decay: AdamW with a cosine decay to zero; `pace` makes batches smaller
+            and epochs longer where images are few.
         held_out: training images that only select the epoch; at most a fifth of them are taken.
-        log: called after each epoch with {"train/loss", "held_out/accuracy", …}.
+        log: called after each epoch with {"train/loss", "held_out/loss", "held_out/accuracy"}.
 
     Returns:
         the classifier, in evaluation mode, and a record of how it was made (for the file's metadata).
@@ -111,21 +116,22 @@ def train_classifier(
         raise ValueError(
             f"epochs={epochs} and held_out={held_out} must be at least 1, and batch_size={batch_size} at least 2"
         )
-    order = torch.randperm(len(data.train), generator=stream(seed, SPLIT))
-    held_out = max(1, min(held_out, len(order) // 5))
-    held_images, held_labels = data.train.select(order[:held_out])
-    fit = data.train.subset(order[held_out:])
+    held, fitted = hold_out(data.train.labels, held_out, seed)
+    held_images, held_labels = data.train.select(held)
+    fit = data.train.subset(fitted)
+    batch_size, steps = pace(len(fit), batch_size)
     with torch.random.fork_rng():  # weights and dropout draw from the global generator, which is left as it was
         torch.manual_seed(stream(seed, NETWORK).initial_seed())
         classifier = Classifier(data.channels, len(data.class_names))
         classifier.to(device).to(memory_format=torch.channels_last)
-        best: tuple[float, int, Classifier] = (-1.0, 0, classifier)
-        drawn, steps = batches(fit, batch_size, seed, 0, device), max(1, len(fit) // batch_size)
+        best: tuple[float, int, Classifier] = (math.inf, 0, classifier)
+        drawn = batches(fit, batch_size, seed, 0, device)
         for epoch, loss in _epochs(classifier, drawn, epochs, steps, learning_rate, weight_decay):
-            score = classifier_accuracy(classifier, held_images, held_labels)
-            if score > best[0]:
-                best = (score, epoch, copy.deepcopy(classifier))
-            log(epoch, {"train/loss": loss, "held_out/accuracy": score})
+            held_loss = classifier_loss(classifier, held_images, held_labels)
+            if held_loss < best[0]:
+                best = (held_loss, epoch, copy.deepcopy(classifier))
+            accuracy = classifier_accuracy(classifier, held_images, held_labels)
+            log(epoch, {"train/loss": loss, "held_out/loss": held_loss, "held_out/accuracy": accuracy})
     classifier = best[2].eval()
     test_images, test_labels = data.test.select(torch.arange(min(len(data.test), 10_000)))
     record: dict[str, object] = {
@@ -135,17 +141,52 @@ def train_classifier(
         "class_names": data.class_names,
         "epochs": epochs,
         "batch_size": batch_size,
+        "steps": epochs * steps,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "seed": seed,
         "flips": False,
         "selected_epoch": best[1],
-        "held_out_images": held_out,
-        "held_out_accuracy": best[0],
+        "held_out_images": len(held),
+        "held_out_loss": best[0] if math.isfinite(best[0]) else None,
+        "held_out_accuracy": classifier_accuracy(classifier, held_images, held_labels),
         "test_accuracy": classifier_accuracy(classifier, test_images, test_labels),
         "fingerprint": classifier.fingerprint(),
     }
     return classifier, record
+
+
+def hold_out(labels: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training images that only select the epoch, and of those that are fitted.
+
+    Where a class has few images, both parts hold every class in its proportion, and at least one image of each class is
+    fitted; where all have many, chance does as well.
+
+    Args:
+        labels: of all training images (n,).
+        most: how many to hold out; at most a fifth of the images are.
+    """
+    labels, n = labels.cpu(), len(labels)
+    order = torch.randperm(n, generator=stream(seed, SPLIT))
+    counts = labels.unique(return_counts=True)[1]
+    if int(counts.min()) < 1000:
+        order = order[even_order(labels[order], n)]
+        kept = torch.zeros(n, dtype=torch.bool)
+        for k in labels.unique():
+            kept[torch.where(labels[order] == k)[0][-1]] = True
+        order, most = torch.cat([order[~kept], order[kept]]), min(most, n - len(counts))
+    count = max(1, min(most, n // 5))
+    return order[:count], order[count:]
+
+
+def pace(n: int, batch_size: int) -> tuple[int, int]:
+    """Size of a batch and steps of an epoch for n fitted images.
+
+    An epoch has at least 20 steps, however few the images: batches become smaller for it, down to 16 images, and then
+    epochs longer. With 2,560 images and more it is one round through them in batches of 128.
+    """
+    batch_size = max(2, min(batch_size, n, max(16, n // 20)))
+    return batch_size, max(20, n // batch_size)
 
 
 def _epochs(
@@ -178,6 +219,14 @@ def classifier_accuracy(classifier: Classifier, images: Tensor, labels: Tensor |
     device = next(classifier.parameters()).device
     found = [forward_frozen(classifier, encode(part.to(device)))[1].argmax(dim=1).cpu() for part in images.split(500)]
     return float((torch.cat(found) == labels.cpu()).double().mean())
+
+
+def classifier_loss(classifier: Classifier, images: Tensor, labels: Tensor | None) -> float:
+    """Mean cross-entropy, in nats, of uint8 images (n, C, H, W) with labels (n,)."""
+    assert labels is not None
+    device = next(classifier.parameters()).device
+    logits = torch.cat([forward_frozen(classifier, encode(part.to(device)))[1].cpu() for part in images.split(500)])
+    return float(F.cross_entropy(logits.double(), labels.cpu()))
 
 
 def save_classifier(path: Path, classifier: Classifier, record: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.data.images import ImageFiles, Images
 from diffusion.drawing.pictures import class_grid, save_picture, tile
 from diffusion.evaluation import plots
-from diffusion.evaluation.report import class_scores
+from diffusion.evaluation.classes import class_scores
 from diffusion.evaluation.scoring import Scorer
 from diffusion.records.tracking import Tracker
 

@@ -1,5 +1,6 @@
 """The figures of a report and of a sweep, each drawn from scores alone; PNG files, and pixels for TensorBoard."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
+from diffusion.drawing.names import captions
 from diffusion.drawing.pictures import tile
-from diffusion.evaluation.report import class_scores, comparable
+from diffusion.evaluation.classes import NAMED, class_scores, shares
+from diffusion.evaluation.report import comparable
 from diffusion.system.files import replacing
 
 GENERATED, REAL = "tab:blue", "tab:orange"
+BLOCKS = 100  # rows of a picture of a confusion matrix, at most
+NAME_STYLE = {"family": "DejaVu Sans"}  # the font that `captions` looks into
 CLASS_TITLES = {
     "class_accuracy": "accuracy",
     "class_fid": "FID per class, lower is better",
@@ -36,32 +42,60 @@ def pixels(figure: Figure) -> Tensor:
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
 
 
+def literal(text: str) -> str:
+    """The text as Matplotlib shows it as it is: what stands between two dollars is no formula."""
+    return text.replace("$", r"\$")
+
+
 def confusion(scores: dict[str, Any]) -> Figure:
-    """Classes asked for against classes recognised, of the generated images and of real ones."""
-    names = scores["class_names"]
+    """Classes asked for against classes recognised, of the generated images and of real ones.
+
+    More than `NAMED` classes have numbers, more than `BLOCKS` are put together.
+    """
+    names = [literal(name) for name in captions(scores["class_names"])]
     both = {"generated": scores["confusion"], "real test images": scores["real"]["confusion"]}
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    if len(names) > NAMED:
+        return _many_confused(both)
+    larger, longer = max(1.0, len(names) / 12), 0.09 * max(0, max(map(len, names)) - 12)  # than ten short names need
+    figure = Figure(figsize=(11 * larger + 2 * longer, 5.4 * larger + longer), layout="constrained")
     for axes, (title, counts) in zip(figure.subplots(1, 2), both.items(), strict=True):
-        share = np.array(counts, float)
-        share = 100 * share / share.sum(axis=1, keepdims=True).clip(min=1)
+        share = shares(counts)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
         axes.set_title(f"{title}, % of each row")
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", **NAME_STYLE)
+        axes.set_yticks(range(len(names)), names, **NAME_STYLE)
         axes.set_xlabel("recognised")
         axes.set_ylabel("asked for" if title == "generated" else "true class")
-        if len(names) <= 20:
-            for i, j in np.argwhere(share >= 0.5).tolist():
-                axes.text(
-                    j, i, f"{share[i, j]:.0f}", ha="center", va="center", color="white" if share[i, j] > 50 else "black"
-                )
+        for i, j in np.argwhere(share >= 0.5).tolist():
+            axes.text(
+                j, i, f"{share[i, j]:.0f}", ha="center", va="center", color="white" if share[i, j] > 50 else "black"
+            )
+    return figure
+
+
+def _many_confused(both: dict[str, Any]) -> Figure:
+    """The confusion of many classes as a picture alone, in which small shares are seen, too."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for axes, (title, counts) in zip(figure.subplots(1, 2), both.items(), strict=True):
+        number, per_block = len(counts), math.ceil(len(counts) / BLOCKS)
+        edges = np.arange(0, number, per_block)
+        blocks = np.add.reduceat(np.add.reduceat(np.array(counts, float), edges, axis=0), edges, axis=1)
+        end = per_block * len(edges) - 0.5
+        norm = PowerNorm(0.5, 0, 100)
+        image = axes.imshow(shares(blocks), cmap="Blues", norm=norm, extent=(-0.5, end, end, -0.5))
+        axes.set_title(title if per_block == 1 else f"{title}, by blocks of {per_block} classes")
+        axes.set_xlabel("recognised, number of the class")
+        axes.set_ylabel("asked for" if title == "generated" else "true class")
+    figure.colorbar(image, ax=figure.axes, label="% of each row", ticks=[0, 1, 5, 20, 50, 100], shrink=0.8)
     return figure
 
 
 def class_bars(scores: dict[str, Any]) -> Figure:
-    """What each class scores, generated beside real."""
-    shown, names = class_scores(scores), scores["class_names"]
-    figure = Figure(figsize=(9, 2.6 * len(shown)), layout="constrained")
+    """What each class scores, generated beside real; of more than `NAMED` classes, their scores in order."""
+    shown, names = class_scores(scores), [literal(name) for name in captions(scores["class_names"])]
+    longest, many = max(map(len, names)), len(names) > NAMED
+    slanted = not many and longest * len(names) > 110  # which fit side by side
+    figure = Figure(figsize=(9, (2.6 + 0.07 * longest * slanted) * len(shown)), layout="constrained")
     place = np.arange(len(names))
     for axes, name in zip(np.atleast_1d(figure.subplots(len(shown), 1)), shown, strict=True):
         for values, shift, colour, label in (
@@ -69,9 +103,18 @@ def class_bars(scores: dict[str, Any]) -> Figure:
             (scores["real"][name], 0.2, REAL, "real test images"),
         ):
             heights = np.array(values or [None] * len(names), float)  # None becomes NaN, which draws nothing
-            axes.bar(place + shift, heights, 0.4, color=colour, label=label)
+            if many:
+                axes.plot(np.sort(heights), ".-", color=colour, label=label, markersize=3, linewidth=1)
+            else:
+                axes.bar(place + shift, heights, 0.4, color=colour, label=label)
         axes.set_title(CLASS_TITLES[name])
-        axes.set_xticks(place, names)
+        if many:
+            axes.set_xlabel("classes, from the lowest to the highest")
+            axes.set_ylim(bottom=0)
+        elif slanted:
+            axes.set_xticks(place, names, rotation=30, ha="right", rotation_mode="anchor", **NAME_STYLE)
+        else:
+            axes.set_xticks(place, names, **NAME_STYLE)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
@@ -195,7 +238,7 @@ def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) 
     kinds, values = (sorted({line[i] for line in lines}) for i in (0, 1))
     for (kind, held), points in sorted(lines.items()):
         style = ("-", "--", ":", "-.")[kinds.index(kind) % 4]  # a dash for each sampler, a colour for each value
-        label = f"{kind}, guidance {held:g}" if setting == "evaluations" else f"{kind}, {held:g} steps"
+        label = literal(f"{kind}, guidance {held:g}" if setting == "evaluations" else f"{kind}, {held:g} steps")
         colour = f"C{values.index(held) % 10}"
         axes.plot(*zip(*sorted(points), strict=True), "o", linestyle=style, color=colour, label=label, markersize=4)
     levels = {(job["real"][name], job["real"]["n"]) for job in jobs if job["real"].get(name) is not None}

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffusion.evaluation.reference import COVERAGE_K, PRECISION_K, FeatureSet, Reference
+from diffusion.evaluation.scale import narrowness
 from diffusion.records.results import Scores
 
 
@@ -24,12 +25,17 @@ def protocol(
         "reference": reference.description,
         "floor": f"{scores['real']['n']} test images of {data.name}, against the same reference",
         "scorer": features.name,
+        **({"doubt": features.doubt} if features.doubt else {}),
         "features": len(reference.moments.mean),
         "preprocessing": features.preprocessing,
         "quantisation": "uint8; samples of a model are rounded, then clamped",
         "neighbours": (
             f"precision and recall with k = {PRECISION_K}, density and coverage with k = {COVERAGE_K}, KID with "
             f"all pairs: {len(found.features)} images against {reference.kept_description}"
+        ),
+        "scale": (
+            f"{scores['scale']['n']} test images, the same blurred by a mean over neighbouring pixels, as many images "
+            "of uniform noise, and as many black ones, all against the same reference"
         ),
         "kid_subsets": f"{subsets[0]} of {subsets[1]} images",
         "inception_score_splits": splits,
@@ -43,7 +49,12 @@ def protocol(
 
 def notes(reference: Reference, found: FeatureSet, scores: Scores) -> list[str]:
     """What was left out, or is not to be trusted, and why; one sentence each. Arguments as in `protocol`."""
-    d, n, real, said = len(reference.moments.mean), found.n, scores["real"], []
+    d, n, real = len(reference.moments.mean), found.n, scores["real"]
+    narrow, doubt = narrowness(scores["scale"]), reference.features.doubt
+    said = [f"{doubt}."] if doubt else []
+    if narrow:
+        more = ": more test images would tell more" if scores["scale"]["n"] <= d else ""
+        said.append(f"{narrow}, so these scores mean little{more}.")
     if n <= d:
         said.append(f"n = {n} is not larger than the {d} features, so the FID is unreliable.")
     if real["whole_test_set"]:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion.evaluation.classes import class_blocks
 from diffusion.evaluation.document import Block, as_html, as_markdown, markdown_table, table
+from diffusion.evaluation.scale import ENDS, in_short
 from diffusion.records.results import Scores, write_json
 from diffusion.system.files import replacing
 
@@ -45,7 +47,6 @@ METRICS = (
     Metric("memorisation.copies", "share of exact copies of training images", "0", 4),
     Metric("repeated", "share of images that repeat another of the set", "0", 4),
 )
-CLASS_SCORES = {"class_accuracy": "accuracy", "class_fid": "FID", "class_diversity": "diversity"}
 COMPARABLE = ("scorer", "preprocessing", "reference", "neighbours")
 SHORT = ("fid", "kid", "inception_score", "precision", "recall", "accuracy")
 
@@ -58,11 +59,6 @@ def value_of(scores: Scores, key: str) -> Any:
     for part in key.split("."):
         scores = scores.get(part) if isinstance(scores, dict) else None  # type: ignore[assignment]
     return scores
-
-
-def class_scores(scores: Scores) -> list[str]:
-    """Names of the scores that at least one class has."""
-    return [name for name in CLASS_SCORES if any(value is not None for value in scores[name] or ())]
 
 
 def comparable(scores: Scores) -> str:
@@ -122,8 +118,9 @@ def comparison(sets: Sequence[Scores], names: Sequence[str], only: Sequence[str]
 
 
 def summary(sets: Sequence[Scores], names: Sequence[str] = ("generated",)) -> str:
-    """The main scores as a Markdown table."""
-    return markdown_table(*comparison(sets, names, SHORT))
+    """The main scores as a Markdown table, and under it the scale that they lie on."""
+    line = f"\n{in_short(sets[0]['scale'])}" if sets[0].get("scale") else ""
+    return markdown_table(*comparison(sets, names, SHORT)) + line
 
 
 # ---------------------------------------------------------------------------------------------- the document
@@ -155,10 +152,30 @@ def report_blocks(sets: Sequence[Scores], names: Sequence[str], pictures: Sequen
             splits, subsets = (scores["protocol"][key] for key in ("inception_score_splits", "kid_subsets"))
             text = f"{prefix}± of the Inception Score is the standard deviation over its {splits} splits,"
             blocks.append(Block("text", f"{text} that of KID over {subsets}."))
+    blocks += _scale(sets[0])
     blocks += [Block("picture", caption, [[file]]) for file, caption in pictures]
     for scores, name in zip(sets, names, strict=True):
         blocks += _details(scores, f" of {name}" if len(sets) > 1 else "")
     return blocks
+
+
+def _scale(scores: Scores) -> list[Block]:
+    """What real images score, and what images that nobody would want."""
+    found = scores.get("scale")
+    if not found:
+        return []
+    kinds = ("real", *ENDS)
+    rows = [
+        [metric.name, metric.better, *(metric.text(found[kind][metric.key]) for kind in kinds)]
+        for metric in METRICS
+        if any(found[kind].get(metric.key) is not None for kind in kinds)
+    ]
+    text = "Scores say something as far as these lie apart: test images, the same blurred, uniform noise, black images;"
+    return [
+        Block("heading", "The scale"),
+        table(["score", "better", *kinds], rows),
+        Block("text", f"{text} n = {found['n']:,} of each."),
+    ]
 
 
 def _details(scores: Scores, of: str) -> list[Block]:
@@ -187,14 +204,7 @@ def _details(scores: Scores, of: str) -> list[Block]:
                 rows.append([metric.name, *(metric.text(*one.get(metric.key, [None])) for one in columns)])
         blocks += [Block("heading", f"Spread over disjoint subsets{of}"), table(heads, rows)]
         blocks.append(Block("text", "Mean ± standard deviation. Scores that depend on n are those of the smaller n."))
-    shown = class_scores(scores)
-    if shown:
-        heads = ["class", *(f"{CLASS_SCORES[key]}{side}" for key in shown for side in ("", " of real"))]
-        rows = [
-            [name, *(_entry(one.get(key), k) for key in shown for one in (scores, real))]
-            for k, name in enumerate(scores["class_names"])
-        ]
-        blocks += [Block("heading", f"Classes{of}"), table(heads, rows)]
+    blocks += class_blocks(scores, of)
     blocks.append(Block("heading", f"Protocol{of}"))
     blocks.append(Block("list", rows=list(scores["protocol"].items())))
     return blocks
@@ -224,10 +234,6 @@ def bits_text(found: Scores) -> str:
     """Bits per dimension with their standard error, as text."""
     error = found["standard_error"]
     return f"{found['bits_per_dim']:.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
-def _entry(values: list | None, k: int) -> str:
-    return "–" if values is None or values[k] is None else f"{values[k]:.3f}"
 
 
 def write_report(

@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion.data.images import ImageData, ImageFiles, Images, find_images
+from diffusion.data.decoding import reason
+from diffusion.data.folders import find_images, refuse_file
+from diffusion.data.images import ImageData, ImageFiles, Images
+from diffusion.data.reading import unreadable
+from diffusion.drawing.names import folder_names
 from diffusion.system.errors import UserError, brief
 from diffusion.system.untrusted import open_image, read_arrays
 
@@ -29,6 +33,7 @@ def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | 
         return _folder(path, data, key)
     if not os.path.exists(path):
         raise UserError(f"{key}={where}: no such file or folder; give an .npz or a folder of images.")
+    refuse_file(path, key, arrays=True)
     try:
         arrays = read_arrays(path, ("arr_0", "arr_1"))
         pixels, numbers = arrays["arr_0"], arrays.get("arr_1")
@@ -51,21 +56,27 @@ def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | 
 
 
 def _folder(path: Path, data: ImageData, key: str) -> ImageFiles:
-    paths = find_images(path)
-    for file in paths:
+    paths = find_images(path, key)
+    sizes: dict[Path, tuple[int, int]] = {}
+    damaged: dict[int, str] = {}
+    for row, file in enumerate(paths):
         try:
             with open_image(file) as image:  # reads the head alone
-                size = (image.height, image.width)
+                sizes[file] = (image.height, image.width)
         except Exception as error:  # Pillow raises many kinds for a damaged file
-            raise UserError(f"The image {file} cannot be read ({brief(error)}): mend or remove it.") from error
+            damaged[row] = reason(error)
+    if damaged:
+        raise UserError(f"{unreadable(paths, damaged)}.")
+    for file, size in sizes.items():
         _check_size(f"{key}={file}", data, size, data.channels)
     folders = [file.relative_to(path).parts[0] for file in paths]
-    known = [name in data.class_names for name in folders]
+    classes = {name: k for names in (folder_names(data.class_names), data.class_names) for k, name in enumerate(names)}
+    known = [name in classes for name in folders]
     if any(known) and not all(known):
         stray = sorted({name for name, good in zip(folders, known, strict=True) if not good})
         log.warning("%s=%s: %s is no class of data=%s, so the images have no labels.", key, path, stray[0], data.name)
-    labels = torch.tensor([data.class_names.index(name) for name in folders]) if all(known) else None
-    return ImageFiles(paths, labels, data.image_size, data.channels)
+    labels = torch.tensor([classes[name] for name in folders]) if all(known) else None
+    return ImageFiles(paths, labels, data.image_size, data.channels, data.background)
 
 
 def _check_size(what: str, data: ImageData, size: tuple[int, ...], channels: int) -> None:

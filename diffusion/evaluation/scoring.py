@@ -7,22 +7,21 @@ import torch
 from torch import Tensor
 
 from diffusion.data.images import ImageData, ImageFiles, Images
-from diffusion.evaluation import manifold, metrics
+from diffusion.evaluation import metrics
 from diffusion.evaluation.cache import cache_key, remembered
 from diffusion.evaluation.classifier import recipe, train_classifier
 from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.neighbours import ROWS, PixelNeighbours, memorisation
 from diffusion.evaluation.protocol import notes, protocol
 from diffusion.evaluation.reference import (
-    COVERAGE_K,
     KEPT,
-    PRECISION_K,
     FeatureSet,
     Reference,
     block_count,
     even_order,
     extract_set,
 )
+from diffusion.evaluation.scale import SPLITS, confusion, scalars, scale
 from diffusion.records.results import Scores
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
@@ -30,7 +29,6 @@ from diffusion.system.progress import progress_bar
 from diffusion.system.randomness import SPLIT, stream
 
 log = logging.getLogger("diffusion")
-SPLITS = 10
 SUBSETS, SUBSET_SIZE = 100, 1000
 
 
@@ -38,12 +36,14 @@ class Scorer:
     """Scores sets of images against the training split of the features' data.
 
     Attributes:
+        scale: what real, blurred and black test images and noise score.
         nearest: of the images scored last, distances and indices (n, 2) of their nearest training images.
     """
 
     def __init__(self, features: Features) -> None:
         self.features, self.data = features, features.data
         self.reference = Reference(features)
+        self.scale = scale(self.reference)  # now, so that no score in the midst of training takes longer for it
         train = self.data.train
         self.neighbours = PixelNeighbours(train, features.device) if isinstance(train, Images) else None
         self.nearest: tuple[Tensor, Tensor] | None = None
@@ -59,8 +59,9 @@ class Scorer:
 
         Returns:
             "n", every score by its name (None where it could not be had), the same of real test images under "real",
-            how they were measured under "protocol", and sentences on what was left out under "notes". Of several
-            processes only the first has them, the others get {}.
+            those of noise and of other poor images under "scale", how they were measured under "protocol", and
+            sentences on what was left out or means little under "notes". Of several processes only the first has them,
+            the others get {}.
         """
         n = len(images)
         if n < 2:
@@ -70,7 +71,7 @@ class Scorer:
         if not ranks.first():
             return {}
         scores = {"n": n, **self.measure(found), **self._memory(images, progress)}
-        scores |= {"class_names": self.data.class_names, "real": self.real(n)}
+        scores |= {"class_names": self.data.class_names, "real": self.real(n), "scale": self.scale}
         subsets, splits = (SUBSETS, self._subset_size(found)), min(SPLITS, n)
         scores["notes"] = notes(self.reference, found, scores)
         scores["protocol"] = protocol(source, self.reference, found, scores, subsets, splits)
@@ -90,7 +91,7 @@ class Scorer:
     def measure(self, found: FeatureSet) -> Scores:
         """The scores of extracted images."""
         reference, kept = self.reference, found.features
-        scores = self._scalars(found)
+        scores = scalars(reference, found)
         scores["fid_infinite"] = scores["fid_fit"] = None
         if len(found.blocks) > 1:
             fit = metrics.frechet_distance_infinite(found.blocks, reference.moments)
@@ -101,9 +102,9 @@ class Scorer:
         subsets = metrics.kernel_distance_subsets(kept, reference.kept, SUBSETS, self._subset_size(found))
         scores["kid_subsets"], scores["kid_subsets_std"] = subsets
         scores |= dict.fromkeys(("class_accuracy", "confusion", "class_fid", "diversity", "class_diversity"))
-        confusion = self._confusion(found)
-        if confusion is not None:
-            scores |= {"class_accuracy": metrics.class_accuracies(confusion), "confusion": confusion.tolist()}
+        matrix = confusion(reference, found)
+        if matrix is not None:
+            scores |= {"class_accuracy": metrics.class_accuracies(matrix), "confusion": matrix.tolist()}
         if found.classes is not None:
             scores["class_diversity"] = [metrics.diversity(part) if part.n > 1 else None for part in found.classes]
             known = [value for value in scores["class_diversity"] if value is not None]
@@ -120,31 +121,6 @@ class Scorer:
         """Of KID's subsets: at most half of what there is, since their spread should say something."""
         return max(2, min(SUBSET_SIZE, len(found.features) // 2, len(self.reference.kept) // 2))
 
-    def _scalars(self, found: FeatureSet) -> Scores:
-        """The scores that also have a spread over disjoint subsets."""
-        reference, kept = self.reference, found.features
-        scores: Scores = {"fid": metrics.frechet_distance(found.moments, reference.moments)}
-        scores["kid"] = metrics.kernel_distance(kept, reference.kept, reference.mean_kernel)
-        scores |= dict.fromkeys("inception_score inception_score_std precision recall density coverage".split())
-        if found.logits is not None:
-            both = metrics.inception_score(found.logits, min(SPLITS, found.n))
-            scores["inception_score"], scores["inception_score_std"] = both
-        if min(len(kept), len(reference.kept)) > COVERAGE_K:
-            real, radii = reference.kept, reference.radii
-            scores["precision"], scores["recall"] = manifold.precision_recall(
-                real, kept, PRECISION_K, radii[PRECISION_K]
-            )
-            scores["density"], scores["coverage"] = manifold.density_coverage(real, kept, COVERAGE_K, radii[COVERAGE_K])
-        confusion = self._confusion(found)
-        scores["accuracy"] = None if confusion is None else metrics.accuracy(confusion)
-        return scores
-
-    def _confusion(self, found: FeatureSet) -> np.ndarray | None:
-        """The confusion matrix, where labels and the logits of the data's own classes are known."""
-        if found.logits is None or found.labels is None or not self.features.recognises_classes:
-            return None
-        return metrics.confusion_matrix(found.logits, found.labels, len(self.data.class_names))
-
     def _spread(self, found: FeatureSet) -> Scores:
         """Mean and standard deviation (n − 1) over disjoint subsets of the images whose features were kept."""
         count = block_count(*found.features.shape)
@@ -153,7 +129,7 @@ class Scorer:
             part = slice(i * size, (i + 1) * size)
             logits, labels = (None if x is None else x[part] for x in (found.logits, found.labels))
             one = FeatureSet.of(found.features[part], logits, labels, len(self.data.class_names))
-            several.append(self._scalars(one))
+            several.append(scalars(self.reference, one))
         result: Scores = {"subsets": count, "n": size}
         for name in several[0]:
             values = [scores[name] for scores in several]

@@ -7,7 +7,8 @@ A checkpoint is a dictionary of plain containers and tensors:
     or None), seconds (of training)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
-The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later.
+The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later, and the one of the
+lowest FID as best.pt; where one is damaged, another is named.
 
 A model can also be one safetensors file: the averaged weights, with config, image and step as JSON in its metadata.
 """
@@ -30,10 +31,9 @@ from diffusion.system.untrusted import Damaged, check_settings, check_sums, read
 
 log = logging.getLogger("diffusion")
 FORMAT = 1
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
 IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
-FORBIDDEN = "/\\:" if os.name == "nt" else "/\\"  # in the name of a folder
 MODEL_KEYS = ("config", "image", "step", "total_steps")
 # What a config called a class before it moved → what it is called now; one that ends in a dot stands for all in it.
 RENAMED = {
@@ -81,15 +81,25 @@ def keep_previous(folder: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it; `UserError` when it is none."""
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Raises:
+        UserError: it is none, or damaged; names a whole one beside it, where there is one.
+    """
+    try:
+        return read(path)
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')}{beside(path)}.") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """As `load`, without looking at what else there is."""
     try:
         state = read_model(path) if path.suffix == ".safetensors" else read_torch(path)
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}: give a run folder, a checkpoint file, or 'latest'.") from error
     except Damaged as error:
-        raise UserError(
-            f"{path} is no checkpoint of this project, or it is cut short or damaged: {error}{before(path)}."
-        ) from error
+        raise UserError(f"{path} is no checkpoint of this project, or it is cut short or damaged: {error}.") from error
     except Exception as error:  # torch raises many kinds for files that are something else
         raise UserError(f"{path} is no checkpoint of this project ({brief(error)}).") from error
     if not isinstance(state, dict) or not state.keys() >= KEYS:
@@ -131,8 +141,8 @@ def check_image(image: dict[str, Any]) -> None:
             raise ValueError(f"its images have the {name} {image[name]}, which is not from {least} to {most}")
     if not isinstance(names, list) or len(names) > 100_000 or not all(isinstance(name, str) for name in names):
         raise ValueError("its class names are no list of at most 100,000 texts")
-    for name in names:  # which become names of folders
-        if not 0 < len(name) <= 200 or name in (".", "..") or any(c in FORBIDDEN or ord(c) < 32 for c in name):
+    for name in names:  # which were names of folders
+        if not 0 < len(name) <= 255 or name in (".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"it has a class of the name {name[:50]!r}, which no folder can have")
     if not isinstance(deviation, float) or not 0 <= deviation <= 1:
         raise ValueError(f"its images have the root mean square {deviation}, which is not from 0 to 1")
@@ -155,16 +165,23 @@ def check_parts(state: dict[str, Any]) -> None:
             raise ValueError(f"its config chooses no {name}")
 
 
-def before(path: Path) -> str:
-    """The way out of a damaged last.pt: the checkpoint before it, where it is whole."""
-    previous = path.with_name(PREVIOUS)
-    if path.name != LAST or not previous.exists():
+def beside(path: Path) -> str:
+    """The way out of a damaged or missing checkpoint: the newest whole one in its folder, in words."""
+    if path.name not in (LAST, PREVIOUS, BEST):
         return ""
-    try:
-        check_sums(previous)
-    except Damaged:
-        return f" ({previous} is damaged, too)"
-    return f"; the one before it is whole: give {previous} instead"
+    found, damaged = [], []
+    for name in (LAST, PREVIOUS, BEST):
+        other = path.with_name(name)
+        if name == path.name or not other.exists():
+            continue
+        try:
+            found.append((read(other)["step"], other))
+        except UserError:
+            damaged.append(str(other))
+    if found:
+        step, other = max(found, key=lambda each: each[0])
+        return f"; another one of this run is whole, of step {step}: give {other} instead"
+    return f" ({' and '.join(damaged)} {'is' if len(damaged) == 1 else 'are'} damaged, too)" if damaged else ""
 
 
 def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
@@ -213,7 +230,7 @@ def find(where: str, outputs: str = "outputs", setting: str = "checkpoint") -> P
     path, where = Path(where), where if len(where) < 200 else f"{where[:200]}…"
     if os.path.isdir(path):  # unlike the method of `Path`, this has no error for names that are too long
         if not (path / LAST).exists():
-            raise UserError(f"{setting}={where}: that folder holds no {LAST}; {way_out}.")
+            raise UserError(f"{setting}={where}: that folder holds no {LAST}{beside(path / LAST) or f'; {way_out}'}.")
         return path / LAST
     if not os.path.exists(path):
         raise UserError(f"{setting}={where}: there is no such file or folder; {way_out}.")

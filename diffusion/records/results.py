@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from diffusion.system.files import replacing
 
+NUMBERS = re.compile(r"\[\n[^\[\]{}\"]*\]")  # a list of them as `json` indents it: one a line
 Scores = dict[str, Any]  # by name, as metrics.json holds them
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader never sees half a file."""
+    """Write JSON so that a reader never sees half a file; a list of numbers is one line."""
+    text = NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", json.dumps(content, indent=2))
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_metrics(path: Path) -> Scores | None:

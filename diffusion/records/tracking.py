@@ -13,10 +13,17 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from diffusion.system import ranks
-from diffusion.system.errors import brief
+from diffusion.system.errors import InUse, brief
+from diffusion.system.files import keep_hold
 
 log = logging.getLogger("diffusion")
 PICTURES = 16  # of each tag that are written one by one; then every second, every fourth, …
+POINTS = 4096  # of each curve, likewise: half as many more whenever a run is twice as long
+
+
+def kept(number: int, most: int = POINTS) -> bool:
+    """Whether the so-many-th of something is written: all of the first `most`, then every second, every fourth, …"""
+    return number % 2 ** (number // most).bit_length() == 0
 
 
 class Tracker:
@@ -49,6 +56,7 @@ class Tracker:
             return
         try:
             if self.opened is not None and self.file is not None and not self.file.exists():
+                keep_hold()  # the folder may be another run's by now
                 log.warning("TensorBoard's file %s is gone: its curves go on in a new one.", self.file)
                 self.reopen(step)
             add(self.writer)
@@ -82,7 +90,7 @@ class Tracker:
         self.seen[tag] = number + 1
         add = partial(SummaryWriter.add_image, tag=tag, img_tensor=pixels, global_step=step)
         self.waiting[tag] = partial(self.write, add, step)
-        if number % 2 ** (number // PICTURES).bit_length() == 0:
+        if kept(number, PICTURES):
             self.waiting.pop(tag)()
 
     def text(self, tag: str, text: str) -> None:
@@ -102,8 +110,9 @@ class Tracker:
 
     def close(self) -> None:
         """Write what was left out last, flush and close the file."""
-        while self.waiting:
-            self.waiting.popitem()[1]()
+        with suppress(InUse):
+            while self.waiting:
+                self.waiting.popitem()[1]()
         if self.opened is not None:
             with suppress(OSError):
                 self.opened.close()

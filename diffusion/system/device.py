@@ -30,7 +30,7 @@ class Device:
             "reduce-overhead" replays CUDA graphs, for small networks.
         channels_last: keep activations as N×H×W×C in memory, which convolutions prefer.
         tf32: let CUDA round fp32 matrix products to TF32.
-        threads: CPU threads; None leaves PyTorch's choice.
+        threads: CPU threads; None leaves PyTorch's choice, or that of a training which measures.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Device:
         self.torch_device = torch.device(type, index) if type == "cuda" else torch.device(type)
         fast_bf16 = type == "cuda" or (type == "cpu" and multiplies_bf16())
         self.autocasts = precision == "bf16" or (precision == "auto" and fast_bf16)
-        self.compile = compile
+        self.compile, self.threads = compile, threads
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if threads is not None:
             torch.set_num_threads(threads)

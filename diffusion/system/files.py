@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import IO
 
 from diffusion.system.errors import InUse
 
@@ -14,6 +15,12 @@ try:
     import fcntl
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("diffusion")
+LOCK = ".lock"
+RECORDS = "*.pt", "metrics.json", "events.out.tfevents.*"  # what a run leaves in its folder
+_held: dict[Path, tuple[Path, IO[str]]] = {}  # folders of this process's run: the name it was given, its lock
+_partial: set[Path] = set()  # that are being written
 
 
 class LogFile(WatchedFileHandler):
@@ -27,14 +34,28 @@ class LogFile(WatchedFileHandler):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends well and is removed when it fails."""
+    """A temporary path beside `path`, which takes its place when the block ends well and is removed when it fails.
+
+    Raises:
+        InUse: the folder was deleted, and another run has begun there.
+    """
+    keep_hold()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    _partial.add(temporary)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        _partial.discard(temporary)
+
+
+def discard_partial() -> None:
+    """Remove what is half written, before the process ends in the midst of it."""
+    for path in list(_partial):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -48,17 +69,54 @@ def sole_use(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    # A lock of this process: data-loading processes that outlive it for some seconds do not hold it.
-    with open(folder / ".lock", "a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise InUse(
-                f"{folder} is in use by another run: wait for it, stop it, or choose another folder by hydra.run.dir=…."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+    place = Path(os.path.abspath(folder))
+    file = locked(folder)
+    if file is None:
+        raise InUse(
+            f"{folder} is in use by another run: wait for it, stop it, or choose another folder by hydra.run.dir=…."
+        )
+    _held[place] = folder, file
+    try:
         for left in folder.glob(".*.partial*"):  # by a run that was killed while it wrote
             if re.fullmatch(r"\..+\.\d+\.partial(\.\w+)?", left.name):
                 left.unlink(missing_ok=True)
         yield
+    finally:
+        _held.pop(place)[1].close()
+
+
+def locked(folder: Path) -> IO[str] | None:
+    """The lock of a folder, opened and held by this process; None where another process holds it."""
+    # A lock of this process: data-loading processes that outlive it for some seconds do not hold it.
+    file = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def keep_hold() -> None:
+    """Hold this run's folder still, where it was deleted meanwhile: it is made again, unless another run is in it.
+
+    Raises:
+        InUse: another run has begun in a new folder of that name.
+    """
+    for place, (folder, file) in list(_held.items()):
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(place / LOCK), os.fstat(file.fileno())):
+                continue
+        other = (place / LOCK).exists() and any(any(place.glob(name)) for name in RECORDS)
+        place.mkdir(parents=True, exist_ok=True)
+        new = None if other else locked(place)
+        if new is None:
+            raise InUse(
+                f"{folder} was deleted while this run was at work in it, and another run has begun there since: this "
+                "one ends, so as not to overwrite what the other writes; choose another folder by hydra.run.dir=…."
+            )
+        _held[place] = folder, new
+        file.close()
+        log.warning("%s was deleted: this run goes on in it anew, and writes its next checkpoint there.", folder)

@@ -5,16 +5,20 @@ import sys
 from tqdm import tqdm
 
 from diffusion.system import ranks
+from diffusion.system.terminal import forgiving
 
 
 def progress_bar(total: int, description: str, unit: str, initial: int = 0, disable: bool = False) -> tqdm:
     """A bar that shows rate and time left; it vanishes at its end unless it is the training's.
+
+    Where standard error is closed or full, nothing is shown.
 
     Args:
         total, initial: in units.
         unit: what is counted.
         disable: show nothing.
     """
+    screen = forgiving(sys.stderr)
     return tqdm(
         total=total,
         initial=initial,
@@ -23,5 +27,6 @@ def progress_bar(total: int, description: str, unit: str, initial: int = 0, disa
         unit_scale=True,
         disable=disable or not ranks.first(),
         leave=description == "training",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
+        mininterval=0.5 if screen.isatty() else 30,
+        file=screen,
     )

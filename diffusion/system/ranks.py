@@ -11,12 +11,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from diffusion.system.errors import UserError
+from diffusion.system.errors import NotWritten, UserError, brief
+from diffusion.system.lookout import Lookout
+from diffusion.system.lookout import leave as leave_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 QUIET = "hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=none hydra/hydra_logging=none".split()
 PATIENCE = datetime.timedelta(hours=2)  # for process 0, while it scores
+LOST = re.compile(r"gloo.*(closed|reset) by peer|NCCL.*(remote|connection|unhandled system)|Broken pipe", re.I | re.S)
+_lookout: Lookout | None = None  # of this process, once it has met the others
 
 
 def rank() -> int:
@@ -63,6 +67,9 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    global _lookout
+    _lookout = Lookout(distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), first())
+    _lookout.start()
 
 
 def leave() -> None:
@@ -80,6 +87,8 @@ def end(code: int) -> NoReturn:
     """
     if size() == 1:
         sys.exit(code)
+    if code and _lookout is not None:
+        _lookout.tell()
     atexit._run_exitfuncs()
     for file in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -105,6 +114,33 @@ def by_first(make: Callable[[], T]) -> T:
     made = make() if first() else None
     largest(0)  # which takes part when it has made it, too
     return made if first() else make()  # type: ignore[return-value]
+
+
+def first_alone(make: Callable[[], T]) -> T:
+    """What `make` returns, after process 0 has done it alone, in all processes; a file it cannot write fails in all."""
+    if size() == 1:
+        return make()
+    made, failure = None, None
+    if first():
+        try:
+            made = make()
+        except (OSError, UserError) as error:
+            failure = error
+    made, failure = shared((made, failure))
+    if failure is not None:
+        raise failure
+    return made  # type: ignore[return-value]
+
+
+@contextmanager
+def together(what: str) -> Iterator[None]:
+    """A block in which processes meet: a file that one of them cannot read or write ends all, as they would wait."""
+    try:
+        yield
+    except (OSError, NotWritten) as error:
+        if size() == 1:
+            raise
+        raise UserError(f"{what}: {brief(error, 400)}; the {size()} processes of this run end.") from error
 
 
 def largest(*values: int) -> list[int]:
@@ -164,6 +200,28 @@ def gpu(count: int) -> int:
 
 
 def let_first_speak() -> None:
-    """Wait a little before an error is told: where the first process fails alike, torchrun ends this one meanwhile."""
-    if not first():
-        time.sleep(3)
+    """Before an error is told: end here, without a word, where another process tells why all of them end."""
+    if size() == 1:
+        return
+    if _lookout is None:  # torchrun ends this process as soon as another one has spoken
+        time.sleep(0 if first() else 3)
+        return
+    if _lookout.signal is not None and lost(sys.exception()):  # stopped, and another one was quicker
+        leave_at_once(128 + _lookout.signal)
+    _lookout.claim()
+
+
+def ending() -> bool:
+    """Whether this process ends in a moment, because another one has failed."""
+    return _lookout is not None and _lookout.ending
+
+
+def lost(error: BaseException | None) -> bool:
+    """Whether an error says no more than that another process is gone."""
+    return size() > 1 and isinstance(error, RuntimeError) and bool(LOST.search(str(error)))
+
+
+def saving(active: bool) -> None:
+    """Say whether a signal lets the step end and saves, which takes its time, or ends this process in a moment."""
+    if _lookout is not None:
+        _lookout.saving, _lookout.since = active, time.monotonic()

@@ -224,20 +224,22 @@ def read_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, wanted: Collection[str] | None = None, limit: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, without pickles.
 
     Args:
         path: the file.
         wanted: names of those to read; None reads all.
+        limit: bytes that they may take; None is `MEMORY_LIMIT`.
 
     Raises:
         FileNotFoundError, and ValueError (`Damaged` where the file was not written so) with the reason.
     """
     found = {name.removesuffix(".npy"): info for name, info in entries(path).items()}
     found = {name: info for name, info in found.items() if wanted is None or name in wanted}
-    if unpacked(found) > MEMORY_LIMIT:
-        needed, most = unpacked(found) / 2**30, MEMORY_LIMIT / 2**30
+    limit = MEMORY_LIMIT if limit is None else limit
+    if unpacked(found) > limit:
+        needed, most = unpacked(found) / 2**30, limit / 2**30
         raise ValueError(f"its arrays would take {needed:,.1f} GiB; at most {most:.1f} are read at once")
     arrays = {}
     with zipfile.ZipFile(path) as archive:
@@ -285,6 +287,11 @@ def open_image(path: Path | str) -> "Image.Image":
     if math.prod(image.size) > PIXELS:
         image.close()
         raise ValueError(f"it has {image.width}×{image.height} pixels; at most {PIXELS:,} are read")
+    tags: Any = getattr(image, "tag_v2", {})  # of TIFF, whose tiles are unpacked whole, however small the image is
+    tile = [tags.get(tag) for tag in (322, 323)]
+    if all(isinstance(side, int) for side in tile) and math.prod(tile) > max(2**22, 4 * math.prod(image.size)):
+        image.close()
+        raise ValueError(f"it has tiles of {tile[0]}×{tile[1]} pixels for {image.width}×{image.height}")
     return image
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from diffusion.data.images import ImageData
 from diffusion.drawing.image_model import ImageModel
-from diffusion.drawing.pictures import class_grid, labelled_grid
+from diffusion.drawing.names import captions as captions_of
+from diffusion.drawing.pictures import LONGEST, class_grid, labelled_grid
 from diffusion.evaluation.reference import even_order
 from diffusion.evaluation.samples import load_samples
 from diffusion.sampler.base import Conditions, Observer, Sampler
@@ -89,7 +90,8 @@ class Job:
         conditional = self.model.guidance.conditional
         if conditional and self.classes is not None:
             labels = self.model.labels(self.n, self.classes)
-        captions = [] if labels is None else [names[k] for k in labels.tolist()]
+        shown = captions_of(names)
+        captions = [] if labels is None else [shown[k] for k in labels.tolist()]
         return images, labels if conditional else None, captions
 
 
@@ -117,11 +119,12 @@ class Generate(Task):
 
 
 def table_of(rows: Sequence[tuple[str, Tensor]], captions: Sequence[str]) -> Image.Image:
-    """A picture of rows of images, each with a name to its left.
+    """A picture of rows of images, each with a name to its left; of many images those for which there is room.
 
     Args:
         rows: (name, uint8 (n, C, H, W)), n alike.
         captions: for the columns, or none.
     """
-    images = torch.cat([images for _, images in rows])
-    return labelled_grid(images, len(rows[0][1]), captions, rows=[name for name, _ in rows])
+    columns = min(len(rows[0][1]), max(1, LONGEST // (2 * rows[0][1].shape[3] + 2)))
+    images = torch.cat([images[:columns] for _, images in rows])
+    return labelled_grid(images, columns, captions[:columns], rows=[name for name, _ in rows])

@@ -15,11 +15,12 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.decoding import BLACK, decode_file, reason
 from diffusion.data.images import pad_images
 from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.sampler import DDIM
@@ -78,7 +79,8 @@ class Inpaint(Task):
     """Paints part of each image anew, in several ways.
 
     Args:
-        mask: what is painted: top, bottom, left, right or centre, or an image file, white where it is painted.
+        mask: what is painted: top, bottom, left, right or centre, or an image file, white where it is painted and
+            black or transparent where it is not.
         images: an .npz or a folder of images; None is test images.
         variations: how many ways for each image.
         repeats: as in `Inpainting`; every one costs as much as the sampling.
@@ -131,10 +133,10 @@ def read_mask(mask: str, size: int) -> Tensor:
                 raise UserError(
                     f"task.mask={mask} has {image.height}×{image.width} pixels; it must have {size}×{size}."
                 )
-            pixels = torch.from_numpy(np.array(image.convert("L")))
+        pixels = decode_file(Path(mask), None, 1, BLACK).pixels
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise UserError(f"task.mask={mask} cannot be read as an image.") from error
-    unknown[0, 0] = (pixels > 127).float()
+        raise UserError(f"task.mask={mask} cannot be read as an image ({reason(error)}).") from error
+    unknown[0, 0] = torch.from_numpy(pixels[..., 0] > 127).float()
     return unknown

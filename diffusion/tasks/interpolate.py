@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, Estimator, Wrapped
+from diffusion.drawing.names import captions
 from diffusion.drawing.pictures import labelled_grid
 from diffusion.sampler.base import Conditions, Noise
 from diffusion.system.errors import UserError
@@ -98,7 +99,7 @@ class Interpolate(Task):
 
     def chosen(self, job: Job, rows: Tensor) -> tuple[Tensor | None, Tensor | None, list[str]]:
         """The second labels (between classes), the first labels, and captions."""
-        names = job.model.class_names
+        names = captions(job.model.class_names)
         if self.between == "seeds":
             labels = job.model.labels(job.n, job.classes)
             return None, None if labels is None else labels[rows], [] if labels is None else [names[k] for k in labels]

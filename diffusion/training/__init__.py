@@ -7,5 +7,5 @@ plan.py           its settings, its length, the learning rate; pacing.py: its le
 state.py          what is saved and restored
 monitor.py        grids, held-out loss and scores on the way
 running_sums.py   what is logged; profiling.py: where the time goes
-interruption.py   Ctrl-C, SIGTERM, and the way on
+interruption.py   Ctrl-C, SIGTERM, and the way on; enough_memory.py: where there is too little
 """

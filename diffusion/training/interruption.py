@@ -25,7 +25,8 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Remembers the first SIGINT or SIGTERM instead of dying; a second one acts as usual.
+    """Remembers the first SIGINT or SIGTERM instead of dying; a second one acts as usual, or, in one of several
+    processes, ends it at once, whatever it is waiting for (`diffusion.system.lookout`).
 
     Attributes:
         number: of the signal that came, or None.
@@ -48,12 +49,14 @@ class StopSignals:
             requeue = getattr(signal, "SIGUSR2", None)
             if requeue is not None and callable(signal.getsignal(requeue)):
                 self._before[requeue] = self.requeue = signal.signal(requeue, self._receive)
+            ranks.saving(True)
         except ValueError:  # only the main thread may set handlers; elsewhere signals act as usual
             pass
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
+        ranks.saving(False)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -77,11 +80,10 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.number, self.count = number, self.count + 1
         if ranks.size() > 1:
-            # One stop can come twice, from torchrun and from a batch system; torchrun kills what is not done in 30 s.
-            if self.count == 3:
-                os._exit(128 + number)
-            if ranks.first() and self.count == 1:
-                log.warning("Saving and stopping after this step.")
+            if (
+                ranks.first() and self.count == 1 and not ranks.ending()
+            ):  # one stop can come twice, from the terminal and from torchrun
+                log.warning("Saving and stopping after this step; press Ctrl-C again to leave at once.")
             return
         self._restore()
         log.warning("Saving and stopping; press Ctrl-C again to leave at once.")

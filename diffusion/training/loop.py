@@ -15,10 +15,12 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from diffusion.data.images import batches
-from diffusion.records.tracking import Tracker
+from diffusion.records.tracking import Tracker, kept
 from diffusion.system import ranks
 from diffusion.system.errors import NotWritten, brief
 from diffusion.system.progress import progress_bar
+from diffusion.training import threads
+from diffusion.training.enough_memory import enough_memory, enough_to_show
 from diffusion.training.interruption import Stopped, StopSignals, resume_command
 from diffusion.training.monitor import Monitor
 from diffusion.training.pacing import Pace
@@ -27,7 +29,7 @@ from diffusion.training.plan import Plan, due
 from diffusion.training.profiling import profiling
 from diffusion.training.running_sums import RunningSums, Stopwatch
 from diffusion.training.state import State
-from diffusion.training.step import TrainStep, enough_memory
+from diffusion.training.step import TrainStep
 
 log = logging.getLogger("diffusion")
 
@@ -77,9 +79,8 @@ class Trainer:
         with StopSignals() as stop, profiler as profiled, bar, closing(reader) as data:
             halt, progress.total_steps = stop.agreed(progress.total_steps)
             while progress.step < progress.total_steps and halt is None:
-                batch = next(data)
-                with enough_memory(plan, self.folder):
-                    self.train_step(batch)
+                with enough_memory(self.state):
+                    self.train_step(next(data))
                 self.state.check_skipped()
                 with self.stopwatch.paused():
                     profiled()
@@ -96,13 +97,13 @@ class Trainer:
                     with stop.at_once():
                         for every, what, show in shows:
                             if due(every, progress.step):
-                                with going_on(what):
+                                with going_on(what), enough_to_show(what, self.state):
                                     show()
                 if not progress.finished and halt is None and (ranks.size() == 1 or plan.shows(progress.step)):
                     halt, progress.total_steps = stop.agreed(progress.total_steps)
             bar.close()
             if halt is None:
-                with stop.at_once():
+                with stop.at_once(), enough_to_show("the last preview and the scores", self.state):
                     self.preview()
                     scores = self.evaluate()
                 halt, progress.total_steps = stop.agreed(progress.total_steps)
@@ -114,6 +115,8 @@ class Trainer:
         """Start the clock; its pace, the batches from here on, the profiler and the bar."""
         plan, progress, place = self.plan, self.progress, self.parts.device.torch_device
         size, data = plan.batch_size, self.parts.data.train
+        if progress.step == 0:
+            progress.threads = threads.choose(self.parts, progress.total_steps * size, plan.seconds)
         self.stopwatch.start(progress.step * size, self.state.spent)
         pace = Pace(plan.seconds, progress.step, progress.total_steps)
         progress.total_steps = pace.steps(progress.step, self.state.spent)
@@ -139,15 +142,22 @@ class Trainer:
     # ------------------------------------------------------------------------------- what is due after a step
 
     def log(self, bar: tqdm) -> None:
-        """Write the means since the last log and start anew. Waits for the device, once."""
+        """Write the means since the last log and start anew; a very long run takes them over longer and longer times.
+
+        Waits for the device, once.
+        """
+        progress = self.progress
         self.state.check_finite()
-        values = self.sums.means()
+        written = progress.finished or kept(progress.step // max(self.plan.log_every, 1))
+        values = self.sums.means(anew=written)
+        bar.set_postfix(loss=f"{values.get('train/loss') or 0.0:.4f}")
+        if not written:
+            return
         values["train/learning_rate"] = self.parts.optimizer.param_groups[0]["lr"]
         if self.plan.nonfinite == "skip":
-            values["train/skipped_steps"] = self.progress.skipped
-        values["train/images_per_second"] = self.stopwatch.rate(self.progress.step * self.plan.batch_size)
-        self.tracker.scalars(values, self.progress.step)
-        bar.set_postfix(loss=f"{values.get('train/loss') or 0.0:.4f}")
+            values["train/skipped_steps"] = progress.skipped
+        values["train/images_per_second"] = self.stopwatch.rate(progress.step * self.plan.batch_size)
+        self.tracker.scalars(values, progress.step)
 
     def save(self) -> None:
         """Write last.pt, once a step. Where there is no room the run goes on, unless this is the last."""
@@ -158,25 +168,24 @@ class Trainer:
     def preview(self) -> None:
         """The grid and the loss on held-out images, both with the averaged weights."""
         with self.stopwatch.paused():
-            self.monitor.preview(self.progress.step)
+            self.monitor.preview(self.progress.step, self.number(self.plan.preview_every))
 
     def evaluate(self) -> dict[str, float | None]:
         """Score the averaged weights; the best so far are kept in best.pt."""
         self.state.check_finite()
-        scores, failure = {}, None
+        step = self.progress.step
         with self.stopwatch.paused():
-            try:
-                scores = self.monitor.score(self.progress.step)
-            except OSError as error:  # of what the first process writes; the others wait for its scores
-                if not ranks.first():
-                    raise RuntimeError(f"process {ranks.rank()} could not score") from error
-                failure = error
-            scores, failure = ranks.shared((scores, failure))
-        if failure is not None:
-            raise failure
-        self.tracker.scalars(scores, self.progress.step)
+            with ranks.together("The scores could not be measured"):
+                images = self.monitor.score(step)
+            scores = ranks.first_alone(lambda: self.monitor.report(images, step))
+        if kept(self.number(self.plan.evaluate_every)):
+            self.tracker.scalars(scores, step)
         self.state.save_best(scores.get("score/fid"))
         return scores
+
+    def number(self, every: int) -> int:
+        """How many times something that is due every so many steps has been; the last time is as good as the first."""
+        return 0 if self.progress.finished or not every else self.progress.step // every
 
 
 @contextmanager

@@ -12,11 +12,13 @@ from diffusion.drawing.pictures import grid_layout, labelled_grid, save_picture,
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import METRICS, value_of, write_report
 from diffusion.evaluation.scoring import Scorer
-from diffusion.records.tracking import Tracker
+from diffusion.records.tracking import Tracker, kept
 from diffusion.sampler import Sampler
 from diffusion.system import ranks
 from diffusion.system.randomness import HELD_OUT, stream
 from diffusion.training.parts import Parts
+
+COLUMNS = 16  # of a preview
 
 
 @dataclass(eq=False, repr=False)
@@ -61,10 +63,10 @@ class Monitor:
         self.scores: dict[str, Any] | None = None
         self.pictures: list[tuple[str, str]] = []
 
-    def preview(self, step: int) -> None:
-        """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss."""
-        n = 8 * min(len(self.model.class_names) or 8, 16)
-        labels = self.model.labels(n)
+    def preview(self, step: int, number: int = 0) -> None:
+        """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss; the so-many-th."""
+        n = 8 * min(len(self.model.class_names) or 8, COLUMNS)
+        labels = self.model.labels(n, self.shown())
         images = self.model.draw(self.sampler, n, labels, self.seed, self.at_once)
         if not ranks.first():
             return
@@ -72,8 +74,13 @@ class Monitor:
         self.tracker.image("samples/ema", tile(images, columns), step)
         save_picture(self.folder / "grid.png", labelled_grid(images, columns, captions))
 
-        if self.held_out:
+        if self.held_out and kept(number):
             self.tracker.scalars({"held_out/loss": self.held_out_loss()}, step)
+
+    def shown(self) -> list[int]:
+        """The classes of a preview: all, or of many some that lie evenly among them."""
+        number = len(self.model.class_names)
+        return sorted({place * number // COLUMNS for place in range(COLUMNS)} if number > COLUMNS else range(number))
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -93,21 +100,28 @@ class Monitor:
             total += float((losses * self.parts.timesteps.weight(times)).sum())  # type: ignore[arg-type]
         return total / n
 
-    def score(self, step: int) -> dict[str, float | None]:
-        """Scores by TensorBoard tag; whole in metrics.json and the report. {} where there is no scorer.
+    def score(self, step: int) -> Images | None:
+        """Draw images and score them, by all processes; the images, whose scores the first one keeps in `scores`.
 
-        Everything here draws from streams of its own, so training goes on as if it had not been asked.
+        Everything here draws from streams of its own, so training goes on as if it had not been asked. None where there
+        is no scorer.
         """
         if self.scorer is None or not self.n:
-            return {}
+            return None
         labels = self.model.labels(self.n)
         drawn = self.model.draw(self.sampler, self.n, labels, self.seed, self.at_once, progress=True)
         images, how = Images(drawn, labels), f"{self.sampler.describe()}; {self.model.guidance.describe()}"
         source = f"averaged weights at step {step}; {how}; seed {self.seed}"
         scores = self.scorer.score(images, source)
-        if not ranks.first():
+        if ranks.first():
+            self.scores = scores
+        return images
+
+    def report(self, images: Images | None, step: int) -> dict[str, float | None]:
+        """Scores by TensorBoard tag; whole in metrics.json and the report. Of the first process; {} of no images."""
+        scores = self.scores
+        if self.scorer is None or images is None or scores is None:
             return {}
-        self.scores = scores
         folder, nearest = self.folder / "scores", self.scorer.nearest
         made = illustrate(folder, self.scorer, images, scores, nearest, self.tracker, step)
         self.pictures = [(f"scores/{name}", caption) for name, caption in made]

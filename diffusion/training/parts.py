@@ -68,6 +68,8 @@ class Progress:
         skipped: of them left out, for a loss or gradient that was not finite; in all, and without a good one since.
         saved_step: the step of the newest checkpoint.
         best: the lowest FID so far.
+        whole: whether what a step changes is as some step has left it, rather than changed in part.
+        threads: of the CPU, where the run chose them itself.
     """
 
     total_steps: int
@@ -76,6 +78,8 @@ class Progress:
     skipped_in_a_row: int = 0
     saved_step: int | None = None
     best: float | None = None
+    whole: bool = True
+    threads: int | None = None
 
     @property
     def share(self) -> float:

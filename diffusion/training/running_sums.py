@@ -37,10 +37,11 @@ class RunningSums:
         """Whether every loss and gradient so far was finite, in this process."""
         return bool(self.values[:2].isfinite().all())
 
-    def means(self) -> dict[str, float | None]:
-        """The means by TensorBoard tag; starts anew."""
+    def means(self, anew: bool = True) -> dict[str, float | None]:
+        """The means by TensorBoard tag; starts anew, or goes on for a mean over a longer time."""
         loss, norm, count, *levels = ranks.total(self.values).tolist()
-        self.values.zero_()
+        if anew:
+            self.values.zero_()
         if not count:  # every step was skipped
             return {}
         means: dict[str, float | None] = {"train/loss": loss / count, "train/grad_norm": norm / count}

@@ -1,5 +1,6 @@
 """What a run keeps of itself: its newest checkpoint, the one before, and the one with the lowest FID."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from diffusion.records import checkpoint
 from diffusion.system import ranks
 from diffusion.system.errors import NotWritten, UserError
+from diffusion.training import threads
 from diffusion.training.parts import Parts, Progress
 from diffusion.training.plan import Plan
 from diffusion.training.running_sums import RunningSums, Stopwatch
@@ -35,8 +37,8 @@ class State:
     header: dict[str, Any]
     spent: float = 0.0
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+    def state_dict(self, sums: Tensor | None = None) -> dict[str, Any]:
+        """All that a resumed run needs; the running sums are those of all processes, unless others are given."""
         parts, progress = self.parts, self.progress
         return {
             **self.header,
@@ -46,8 +48,9 @@ class State:
             "ema": parts.ema.state_dict(),
             "optimizer": parts.optimizer.state_dict(),
             "timesteps": parts.timesteps.state_dict(),
-            "sums": ranks.total(self.sums.values),
+            "sums": ranks.total(self.sums.values) if sums is None else sums,
             "best": progress.best,
+            "threads": progress.threads,
             "skipped": progress.skipped,
             "seconds": self.stopwatch.spent(),
         }
@@ -74,6 +77,7 @@ class State:
         progress.step, progress.saved_step = state["step"], state["step"]
         progress.best = None if state["best"] is None else float(state["best"])
         self.spent, progress.skipped = float(state.get("seconds", 0.0)), int(state.get("skipped", 0))
+        progress.threads = threads.restore(parts, state.get("threads"))
         if budget is not None:
             if self.spent >= budget and progress.step < state["total_steps"]:
                 raise UserError(
@@ -91,35 +95,51 @@ class State:
     def save_best(self, fid: float | None) -> None:
         """Write best.pt where a FID is the lowest so far."""
         if fid is not None and (self.progress.best is None or fid < self.progress.best):
-            self.write("best.pt", {**self.state_dict(), "best": fid})
+            self.write(checkpoint.BEST, {**self.state_dict(), "best": fid})
             self.progress.best = fid
             self.save()  # so that a resumed run knows of this best
 
     def write(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint, by the first process; a failure is raised in all of them."""
-        failure = None
-        if ranks.first():
-            try:
-                if name == checkpoint.LAST:
-                    checkpoint.keep_previous(self.folder)
-                checkpoint.save(self.folder / name, state)
-            except NotWritten as error:
-                failure = error
-        failure = ranks.shared(failure)
-        if failure is not None:
-            raise failure
+
+        def write() -> None:
+            if name == checkpoint.LAST:
+                checkpoint.keep_previous(self.folder)
+            checkpoint.save(self.folder / name, state)
+
+        ranks.first_alone(write)
+
+    def rescue(self) -> bool:
+        """Write last.pt by this process alone, while the others wait or are gone; whether there is one of this step.
+
+        What the others have summed up for the next log is out of reach: it begins anew, and nothing else differs.
+        """
+        progress, alone = self.progress, ranks.size() > 1
+        if progress.saved_step == progress.step:
+            return True
+        with suppress(NotWritten, RuntimeError, MemoryError):
+            if self.finite():
+                checkpoint.keep_previous(self.folder)
+                sums = torch.zeros_like(self.sums.values) if alone else self.sums.values
+                checkpoint.save(self.folder / checkpoint.LAST, self.state_dict(sums))
+                progress.saved_step = progress.step
+        return progress.saved_step == progress.step
 
     # --------------------------------------------------------------------------------- what ends a run for good
 
     def check_finite(self) -> None:
         """Raise `UserError` when a loss, a gradient or a weight is infinite or not a number."""
-        norms = torch.stack(torch._foreach_norm(self.parts.parameters))
-        if any(ranks.largest(not (self.sums.finite() and bool(norms.isfinite().all())))):
+        if any(ranks.largest(not self.finite())):
             raise UserError(
                 f"The loss is no longer finite, noticed at step {self.progress.step}: the run stops and "
                 f"{self.last_good()}. Try a lower optimizer.lr (now {self.parts.base_rates[0]:g}), "
                 "training.clip_norm=1, training.nonfinite=skip or device.precision=fp32 in a new run."
             )
+
+    def finite(self) -> bool:
+        """Whether every loss, gradient and weight so far is finite, in this process."""
+        norms = torch.stack(torch._foreach_norm(self.parts.parameters))
+        return self.sums.finite() and bool(norms.isfinite().all())
 
     def check_skipped(self) -> None:
         """Raise `UserError` when one step after another is skipped."""

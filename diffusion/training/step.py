@@ -9,20 +9,15 @@ device.
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from diffusion.data.images import encode, pad_images
-from diffusion.sampler.base import out_of_memory
 from diffusion.system import ranks
-from diffusion.system.errors import UserError
 from diffusion.system.randomness import TRAINING, stream
 from diffusion.timesteps import Timesteps
-from diffusion.training.interruption import resume_command
 from diffusion.training.parts import Parts, Progress
 from diffusion.training.plan import Plan
 from diffusion.training.running_sums import RunningSums
@@ -54,15 +49,15 @@ class TrainStep:
         weight = parts.timesteps.weight(every_t)
         t, weight = every_t[self.part], weight[self.part] if isinstance(weight, Tensor) else weight
         labels = parts.guidance.drop(labels, u_label, parts.denoiser.num_classes)
-
-        factor = self.plan.rate_factor(self.progress.step, self.progress.total_steps)
-        for group, rate in zip(optimizer.param_groups, parts.base_rates, strict=True):
-            group["lr"] = rate * factor
         losses, weighted = self.backward(x_0, t, noise, labels, weight)
         norm = torch.nn.utils.clip_grad_norm_(parts.parameters, self.plan.clip_norm or math.inf)
         if self.plan.nonfinite == "skip" and any(ranks.largest(not bool(torch.isfinite(norm + weighted.sum())))):
             self.skip()
             return
+        self.progress.whole = False
+        factor = self.plan.rate_factor(self.progress.step, self.progress.total_steps)
+        for group, rate in zip(optimizer.param_groups, parts.base_rates, strict=True):
+            group["lr"] = rate * factor
         with parts.device.autocast():  # Muon multiplies matrices
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -73,6 +68,7 @@ class TrainStep:
             parts.timesteps.observe(t, losses)
         self.sums.add(losses, weighted, t, norm, self.plan.batch_size)
         self.progress.step, self.progress.skipped_in_a_row = self.progress.step + 1, 0
+        self.progress.whole = True
 
     def draw(self, x_0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Times of the whole batch (B,), and for this process's part noise (b, C, H, W) and u (b,) to drop labels."""
@@ -109,25 +105,3 @@ class TrainStep:
         progress.skipped_in_a_row += 1
         text = "Step %d is skipped: its loss or gradient is not finite (%d so far)."
         log.warning(text, progress.step - 1, progress.skipped)
-
-
-@contextmanager
-def enough_memory(plan: Plan, folder: Path) -> Iterator[None]:
-    """A block of a step, with a sentence that names the way on where the memory is too small for it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        mine = plan.batch_size // ranks.size()
-        more = next((k for k in range(plan.accumulate + 1, mine + 1) if not mine % k), None)
-        way_on = "only a smaller model or image fits"
-        if more is not None:
-            way_on = (
-                f"training.accumulate={more} takes {mine // more} at once and gives the same gradient: "
-                f"{resume_command(folder)} training.accumulate={more}"
-            )
-        raise UserError(
-            f"The memory is too small for the {mine // plan.accumulate} images that "
-            f"training.batch_size={plan.batch_size} with training.accumulate={plan.accumulate} takes at once; {way_on}."
-        ) from error

@@ -6,6 +6,7 @@ from config_helpers import tiny_config
 from omegaconf import OmegaConf
 
 from diffusion.config import build, resuming, settings, trained
+from diffusion.config.classes import class_numbers
 from diffusion.drawing.image_model import ImageModel
 from diffusion.system.errors import UserError
 
@@ -98,9 +99,9 @@ def model(guidance):
 
 def test_classes_by_name_or_number():
     conditional = model("classifier_free")
-    assert trained.class_numbers("sneaker", conditional) == [1]
-    assert trained.class_numbers(["Bag", 1], conditional) == [0, 1]
-    assert trained.class_numbers(None, conditional) is None
+    assert class_numbers("sneaker", conditional) == [1]
+    assert class_numbers(["Bag", 1], conditional) == [0, 1]
+    assert class_numbers(None, conditional) is None
     assert conditional.labels(5).tolist() == [0, 1, 0, 1, 0]
     assert conditional.labels(3, [1]).tolist() == [1, 1, 1]
     for wrong, message in (
@@ -110,14 +111,14 @@ def test_classes_by_name_or_number():
         ([], "no class"),
     ):
         with pytest.raises(UserError, match=message):
-            trained.class_numbers(wrong, conditional)
+            class_numbers(wrong, conditional)
 
 
 def test_an_unconditional_model_cannot_be_guided():
     unconditional = model("none")
     assert unconditional.labels(3) is None
     with pytest.raises(UserError, match="classes=1: this model was trained with guidance=none"):
-        trained.class_numbers(1, unconditional)
+        class_numbers(1, unconditional)
     with pytest.raises(UserError, match=r"guidance\.scale=2: this model was trained with guidance=none"):
         trained.set_guidance(unconditional, {"config": tiny_config(guidance="none")}, {"scale": 2})
 
@@ -147,7 +148,7 @@ def test_the_network_depends_on_the_seed_alone():
 def test_guidance_needs_labels():
     image = {"size": 28, "channels": 1, "padding": 0, "class_names": []}
     with pytest.raises(UserError, match="guidance=classifier_free needs labels.*guidance=none"):
-        build.Recipe(tiny_config(), image)
+        build.Recipe(tiny_config(guidance="classifier_free"), image)
 
 
 @pytest.mark.parametrize("padding", [0, 2])

@@ -264,7 +264,8 @@ def test_a_checkpoint_of_parts_that_do_not_fit_is_not_gone_on_with(name, value, 
 def test_a_checkpoint_makes_no_folder_outside_the_working_one(good, tmp_path):
     for root in (f"{tmp_path}/elsewhere", "../elsewhere"):
         config = {**good["config"], "data": {"_target_": "diffusion.data.datasets.mnist", "root": root}}
-        assert "elsewhere, which the checkpoint names, is no folder here" in told(build.data_of, config)
+        told_of = told(build.data_of, {**good, "config": config})
+        assert "elsewhere, which the checkpoint names, is no folder here" in told_of
         taken = told(resuming.starting_config, config, OmegaConf.create(compose("train", "checkpoint=x")), [])
         assert "elsewhere, which the checkpoint names, is no folder here" in taken
     assert not (tmp_path / "elsewhere").exists()

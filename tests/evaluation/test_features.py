@@ -1,5 +1,7 @@
 """Extractors of features: the classifier for these data, PCA, Inception, and networks of the user."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from conftest import CACHE, toy
 
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.data.images import ImageData, Images, encode
+from diffusion.evaluation.features import automatic as automatic_module
 from diffusion.evaluation.features.automatic import automatic
-from diffusion.evaluation.features.classifier import ClassifierFeatures
+from diffusion.evaluation.features.classifier import ClassifierFeatures, weakness
 from diffusion.evaluation.features.inception import InceptionFeatures
 from diffusion.evaluation.features.module import ModuleFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
@@ -78,6 +81,65 @@ def test_data_without_labels_are_scored_by_pca(tmp_path, caplog):
     with pytest.raises(UserError, match=r"features.weights=x: data=toy has no labels"):
         automatic(unlabelled, CPU, str(tmp_path), weights="x")
     assert isinstance(automatic(fashion_mnist_mini(), CPU, CACHE), ClassifierFeatures)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "counts", "learned"),
+    [
+        (5, 10, [10] * 10, True),  # P(5 or more of 10 | p = 0.1) = 0.0016
+        (4, 10, [10] * 10, False),  # 0.013
+        (12, 12, [30, 30], True),  # 2^-12
+        (9, 12, [30, 30], False),  # 299 / 4096
+        (95, 100, [950, 50], False),  # who always names the larger class is right as often
+        (100, 100, [950, 50], True),  # 0.95^100 = 0.0059
+        (150, 1000, [10] * 10, True),  # 0.15 of many is more than chance
+    ],
+)
+def test_a_classifier_must_be_clearly_better_than_chance_and_than_the_largest_class(right, n, counts, learned):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    share = max(counts) / sum(counts)
+    tail = sum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(right, n + 1))
+    assert (tail <= 0.01) == learned  # the binomial test, written out
+    images = Images(torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8), labels)
+    data = ImageData("some", images, images, [str(k) for k in range(len(counts))])
+    said = weakness({"held_out_images": n, "held_out_accuracy": right / n}, data)
+    assert said is None if learned else f"recognises {right} of {n} held-out images" in said
+    assert weakness({}, data) is None  # a record that does not say
+
+
+def test_where_the_classifier_learned_nothing_pca_ranks(tmp_path, caplog, generator):
+    images = Images(
+        torch.randint(0, 256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8),
+        torch.randint(0, 2, (60,), generator=generator),
+    )
+    data = ImageData("coin", images, images.subset(torch.arange(20)), ["heads", "tails"])
+    found = automatic(data, CPU, str(tmp_path), epochs=1)
+    assert isinstance(found, PCAFeatures) and not found.recognises_classes
+    assert "held-out images, which is not clearly more than the" in found.doubt
+    assert "images are ranked by features=pca, without Inception Score and accuracy." in caplog.text
+    path = next(tmp_path.glob("scorer_*.safetensors"))  # one that the user gives is used, and doubted
+    given = automatic(data, CPU, str(tmp_path), weights=str(path))
+    assert isinstance(given, ClassifierFeatures) and given.doubt and not given.recognises_classes
+    assert given(images.images[:3])[1] is None
+
+
+def test_where_noise_is_as_near_as_real_images_pca_ranks(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusion.evaluation.features.classifier.weakness", lambda record, data: None)
+    found = {"n": 20, "real": {"fid": 1.0}, "noise": {"fid": 1.5}}
+    monkeypatch.setattr(automatic_module, "scale", lambda reference: found)
+    doubted = automatic(toy(), CPU, str(tmp_path), epochs=1)
+    assert isinstance(doubted, PCAFeatures)
+    assert doubted.doubt.startswith(
+        "By the classifier of data=toy, uniform noise has the FID 1.500, only 1.5 times that"
+    )
+    found["noise"]["fid"] = 50.0
+    trusted = automatic(toy(), CPU, str(tmp_path), epochs=1)
+    assert isinstance(trusted, ClassifierFeatures) and trusted.doubt is None
+
+
+def test_the_packaged_classifier_is_trusted(mini):
+    found = automatic(mini, CPU, CACHE)
+    assert isinstance(found, ClassifierFeatures) and found.doubt is None and found.recognises_classes
 
 
 def test_inception_without_weights_and_network_is_one_sentence(monkeypatch, tmp_path):

@@ -60,6 +60,68 @@ def test_finding_runs(finished, tmp_path):
     assert checkpoint.find("latest", str(tmp_path)) == tmp_path / "new" / "last.pt"
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+DAMAGES = {
+    "truncated": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("<html>not found</html>", encoding="utf-8"),
+    "another file": lambda path: torch.save({"weights": torch.zeros(2)}, path),
+    "of another format": lambda path: torch.save({**checkpoint.load(path), "format": 99}, path),
+}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A run with the checkpoints of steps 4 (before), 8 (last) and 6 (best)."""
+    for name, step in (("previous.pt", 4), ("last.pt", 8), ("best.pt", 6)):
+        checkpoint.save(tmp_path / name, state(step))
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("name", "way_out", "step"), [("best.pt", "last.pt", 8), ("last.pt", "best.pt", 6), ("previous.pt", "last.pt", 8)]
+)
+def test_beside_a_damaged_checkpoint_the_newest_whole_one_is_offered(three, damage, name, way_out, step):
+    DAMAGES[damage](three / name)
+    way_on = f"another one of this run is whole, of step {step}: give {three / way_out} instead."
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(three / name)
+    assert str(caught.value).startswith(str(three / name)) and str(caught.value).endswith(way_on)
+    assert checkpoint.load(three / way_out)["step"] == step
+
+
+def test_what_is_damaged_too_is_not_offered(three):
+    for name in ("last.pt", "best.pt"):
+        cut(three / name)
+    with pytest.raises(UserError, match=r"whole, of step 4: give .*previous\.pt instead\.$"):
+        checkpoint.load(three / "best.pt")
+    cut(three / "previous.pt")
+    with pytest.raises(UserError, match=r"\(\S+previous\.pt and \S+best\.pt are damaged, too\)\.$"):
+        checkpoint.load(three / "last.pt")
+    (three / "other.pt").write_bytes(b"")
+    with pytest.raises(UserError) as caught:  # a file of somebody's own, beside a run
+        checkpoint.load(three / "other.pt")
+    assert str(caught.value).endswith("it is no whole archive.")
+
+
+def test_checkpoints_that_took_each_others_place_are_read_as_what_they_are(three):
+    (three / "last.pt").rename(three / "x")
+    (three / "best.pt").rename(three / "last.pt")
+    (three / "x").rename(three / "best.pt")
+    assert checkpoint.load(checkpoint.find(str(three)))["step"] == 6
+    assert checkpoint.load(three / "best.pt")["step"] == 8
+
+
+def test_a_folder_without_its_last_checkpoint_names_the_others(three):
+    (three / "last.pt").unlink()
+    with pytest.raises(UserError, match=r"holds no last\.pt; another one of this run is whole, of step 6: give .*best"):
+        checkpoint.find(str(three))
+
+
 @pytest.mark.parametrize("name", ["last.pt", "model.safetensors"])
 def test_every_bit_flip_that_matters_is_noticed(name, finished, tmp_path):
     """A flipped bit at 200 places: the checkpoint is refused, or nothing that is read from it has changed."""

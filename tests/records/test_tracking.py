@@ -6,7 +6,7 @@ import torch
 from conftest import curve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion.records.tracking import Tracker
+from diffusion.records.tracking import POINTS, Tracker, kept
 
 
 def test_curves_that_cannot_be_written_are_left_out(tmp_path, caplog):
@@ -40,3 +40,11 @@ def test_pictures_become_rarer_and_the_newest_is_written_in_the_end(tmp_path):
     assert steps[:16] == list(range(1, 17)) and steps[-1] == 999 and steps == sorted(steps) and len(steps) < 70
     apart = [b - a for a, b in zip(steps, steps[1:], strict=False)]
     assert apart[:-1] == sorted(apart[:-1]) and all(b < a / 4 for a, b in zip(steps[32:], apart[32:], strict=False))
+
+
+def test_points_of_a_curve_are_bounded():
+    """All of the first P, and P / 2 more for each doubling: points that are due every second, every fourth, … time."""
+    assert all(kept(number) for number in range(POINTS))
+    assert [number for number in range(40) if kept(number, 8)] == [*range(8), *range(8, 16, 2), *range(16, 32, 4), 32]
+    for doublings in range(1, 7):
+        assert sum(kept(number, 64) for number in range(64 * 2**doublings)) == 64 + 32 * doublings

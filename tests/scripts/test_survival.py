@@ -69,6 +69,40 @@ def test_a_signal_to_all_processes_leaves_the_readers_of_images_alive_until_the_
     assert time.monotonic() - began < 20 and checkpoint.load(tmp_path / "run" / "last.pt")["step"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_second_signal_leaves_at_once(tmp_path, number, code):
+    """In the midst of a step that takes long: the first one waits for its end, the second one does not."""
+    begin = "import sys, time, runpy; sys.argv[0] = sys.argv.pop(1)\n"
+    begin += "from diffusion.training import step\nbackward = step.TrainStep.backward\n"
+    begin += (
+        "def slow(self, *a):\n    time.sleep(60 if self.progress.step == 3 else 0)\n    return backward(self, *a)\n"
+    )
+    begin += "step.TrainStep.backward = slow\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    words = "model.width=8 model.groups=4 model.head_width=8 training.batch_size=8 device=cpu training.steps=9 "
+    words += "training.checkpoint_every=2 training.preview_every=0 score.n=0 hydra.run.dir=run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", begin, str(ROOT / "train.py"), *words.split()],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "run" / "previous.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(number)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(number)
+    began = time.monotonic()
+    text = process.communicate(timeout=60)[1]
+    assert process.returncode == code and "Traceback" not in text and time.monotonic() - began < 5, text
+    assert "press Ctrl-C again to leave at once" in text
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 2
+    assert not list((tmp_path / "run").glob(".*partial*"))
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, run):
     """What cannot be made anywhere: a folder under a file."""
     (tmp_path / "file").write_text("")

@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import CACHE, ROOT, curve, write_pictures
@@ -195,3 +196,100 @@ def test_a_signal_stops_all_processes_after_the_same_step_and_saves(tmp_path, sc
         r"Stopped at step (\d+) of 100000, saved; continue with: torchrun --nproc_per_node=2 .* resume=run", text
     )
     assert found and weights(tmp_path / "run")["step"] == int(found[1]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_leaves_at_once(tmp_path, number):
+    """In scores that take minutes, in which one process waits for the other."""
+    words = (
+        *TINY,
+        "training.steps=100000",
+        "training.checkpoint_every=0",
+        "score.n=10000",
+        "training.evaluate_every=4",
+    )
+    process = begun(tmp_path, *words)
+    while weights(tmp_path / "run")["step"] < 4:
+        time.sleep(0.5)
+    time.sleep(3)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    time.sleep(1)
+    process.send_signal(number)
+    began = time.monotonic()
+    text = process.communicate(timeout=60)[0]
+    assert time.monotonic() - began < 10, text  # torchrun alone would wait for 30 seconds
+    assert "press Ctrl-C again to leave at once" in text and not any(child.is_running() for child in children)
+    assert weights(tmp_path / "run")["step"] == 4 and not list((tmp_path / "run").glob(".*partial*"))
+
+
+FAULT = """
+import os, runpy, sys
+place, rank = sys.argv[1].split(":")
+sys.argv = sys.argv[2:]
+if os.environ["RANK"] == rank:
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device", "a file")
+    if place == "scoring":
+        from diffusion.evaluation import scoring
+        scoring.extract_set = full
+    elif place == "report":
+        from diffusion.training import monitor
+        monitor.illustrate = full
+    elif place == "building":
+        from diffusion.config import build
+        build.Recipe.network = full
+    elif place == "preview":
+        from diffusion.drawing.image_model import ImageModel
+        ImageModel.labels = full
+    elif place == "memory":
+        import torch
+        from diffusion.training import step
+        backward = step.TrainStep.backward
+        def no_memory(self, *arguments):
+            if self.progress.step == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return backward(self, *arguments)
+        step.TrainStep.backward = no_memory
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("building:0", r"^No space left on device \(a file\): check"),
+        ("building:1", r"^Process 1 of 2: No space left on device"),
+        ("scoring:0", r"^The scores could not be measured: .*No space left on device: 'a file'; the 2 processes"),
+        ("scoring:1", r"^Process 1 of 2: The scores could not be measured"),
+        ("report:0", r"^No space left on device \(a file\): check"),
+        ("preview:0", r"^No space left on device \(a file\): check"),
+        (
+            "memory:0",
+            r"^The memory is too small for the 4 images .* the run stops after step 3 of 6, saved; .*resume=run",
+        ),
+        (
+            "memory:1",
+            r"^Process 1 of 2: The memory is too small .* the run stops after step 3 of 6, saved; .*resume=run",
+        ),
+    ],
+)
+def test_a_failure_of_one_process_ends_all_with_its_sentence(tmp_path, fault, sentence):
+    (tmp_path / "fault.py").write_text(FAULT, encoding="utf-8")
+    words = (fault, str(ROOT / "train.py"), *TINY, "training.steps=6", "score.n=16", "hydra.run.dir=run")
+    done = start(2, tmp_path, tmp_path / "fault.py", *words, check=False)
+    text = done.stdout + done.stderr
+    lines = [re.sub(r"^(training|sampling|scoring).*\]", "", line).strip() for line in re.split(r"[\r\n]+", text)]
+    said = [line for line in lines if re.search(sentence, line)]
+    assert done.returncode == 1 and len(said) == 1, text
+    ours = text[: text.index("torch/distributed/elastic")]  # what torchrun adds comes after it
+    assert "Traceback" not in ours
+    assert "c10d" not in text and "gloo" not in text
+    cause = text[text.index("Root Cause") :]
+    assert re.search(rf"rank\s*: {fault[-1]} ", cause)
+    if fault.startswith("memory"):
+        assert weights(tmp_path / "run")["step"] == 3
+        start(2, tmp_path, "train.py", "resume=run", "training.accumulate=2", "score.n=0")
+        assert weights(tmp_path / "run")["step"] == 6

@@ -42,3 +42,36 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(ValueError, match="8 processes need as many GPUs, and 4 can be seen here"):
         ranks.gpu(4)
+
+
+def test_the_loss_of_another_process_is_told_from_a_defect(monkeypatch):
+    said = "[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:2193"
+    assert not ranks.lost(RuntimeError(said))  # of one process
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks.lost(RuntimeError(said)) and not ranks.lost(RuntimeError("a defect")) and not ranks.lost(None)
+    assert not ranks.lost(OSError(32, "Broken pipe"))
+
+
+def test_what_the_first_process_does_alone_is_refused_in_all(monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    assert ranks.first_alone(lambda: 7) == 7
+    with pytest.raises(OSError, match="No space"):
+        ranks.first_alone(full)
+    with pytest.raises(OSError, match="No space"), ranks.together("Scores"):
+        full()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    monkeypatch.setattr(ranks, "shared", lambda value: told.append(value) or value)
+    assert ranks.first_alone(lambda: 7) == 7
+    with pytest.raises(OSError, match="No space"):
+        ranks.first_alone(full)
+    assert told[0] == (7, None) and told[1][0] is None and told[1][1].errno == 28  # the others learn of it
+    where_they_would_wait = pytest.raises(
+        UserError, match=r"Scores: \[Errno 28\] No space left.*; the 2 processes .* end"
+    )
+    with where_they_would_wait, ranks.together("Scores"):
+        full()

@@ -168,7 +168,7 @@ def test_too_little_memory_names_the_accumulation_that_fits(tmp_path):
     trainer.train_step = too_much
     message = (
         r"too small for the 6 images that training\.batch_size=12 with training\.accumulate=2 takes at once; "
-        r"training\.accumulate=3 takes 4 at once and gives the same gradient: "
+        r"the run stops after step 0 of 12, saved; training\.accumulate=3 takes 4 at once and gives the same gradient: "
         r"python .*resume=\S+ training\.accumulate=3"
     )
     with pytest.raises(UserError, match=message):

@@ -25,6 +25,7 @@ class Features:
         preprocessing: what happens to the pixels before the network.
         recognises_classes: whether the logits are those of the data's classes.
         packaged: whether the statistics of the full training set come with the package.
+        doubt: why these features, or others that were to be used, say little, for reports; None where they do.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Features:
     preprocessing = "native size; uint8 / 127.5 - 1"
     recognises_classes = False
     packaged: str | None = None
+    doubt: str | None = None
 
     def __init__(self, data: ImageData, device: torch.device, cache: str = "data/cache") -> None:
         if min(len(data.train), len(data.test)) < 2:

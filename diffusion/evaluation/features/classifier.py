@@ -2,8 +2,10 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from diffusion.data.images import ASSETS, ImageData, encode
@@ -21,6 +23,10 @@ class ClassifierFeatures(Features):
     Args:
         weights: a scorer file; None takes the packaged one, or trains one.
         epochs: of that training.
+
+    Attributes:
+        weakness: what to say of a classifier that has not learned to tell the classes apart; None of one that has. Its
+            class probabilities mean nothing, so there are none.
     """
 
     recognises_classes = True
@@ -58,11 +64,39 @@ class ClassifierFeatures(Features):
                 f"features.weights={path} was made for {self.record['data']}, whose classes or channels are not "
                 f"those of data={data.name}."
             )
+        self.weakness = weakness(self.record, data)
+        if self.weakness is not None:
+            self.recognises_classes = False
+            self.doubt = f"{self.weakness}, so these scores mean little; Inception Score and accuracy are left out"
         self.fingerprint = self.classifier.fingerprint()
         self.name = f"classifier trained on {self.record['data']}, weights {self.fingerprint}"
 
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        return forward_frozen(self.classifier, encode(images.to(self.device)))
+        features, logits = forward_frozen(self.classifier, encode(images.to(self.device)))
+        return features, None if self.weakness else logits
+
+
+def weakness(record: dict[str, Any], data: ImageData) -> str | None:
+    """What to say where a classifier is not clearly better than always naming the largest class; None where it is.
+
+    By the exact binomial test, one-sided at 1 %: who always names the largest class is right with the probability of
+    its share, which is at least that of chance.
+
+    Args:
+        record: of its training, with the number of held-out images and the accuracy on them.
+        data: labelled, what it was trained on or like it.
+    """
+    n, accuracy = record.get("held_out_images"), record.get("held_out_accuracy")
+    if n is None or accuracy is None or data.train.labels is None:
+        return None
+    right = round(accuracy * n)
+    share = float(data.train.labels.bincount().max() / len(data.train))
+    if binom.sf(right - 1, n, share) <= 0.01:
+        return None
+    return (
+        f"The classifier of data={data.name} recognises {right} of {n} held-out images, which is not clearly more than "
+        f"the {100 * share:.0f} % that the largest class makes up"
+    )
 
 
 def log_epoch(epoch: int, scores: dict[str, float]) -> None:

@@ -1,0 +1,73 @@
+"""How many CPU threads a run takes: as many as are fastest when it begins, and the same when it goes on."""
+
+import copy
+import logging
+import os
+import time
+
+import torch
+
+from diffusion.system import ranks
+from diffusion.system.threads import fastest
+from diffusion.training.parts import Parts
+
+log = logging.getLogger("diffusion")
+WORTH = 20.0  # seconds of training below which nothing is measured
+IMAGES = 16  # of a measurement
+
+
+def free(parts: Parts) -> bool:
+    """Whether the number of threads is this run's to choose: on one CPU, and nobody has named it."""
+    named = parts.device.threads is not None or "OMP_NUM_THREADS" in os.environ
+    return parts.device.torch_device.type == "cpu" and not named and ranks.size() == 1
+
+
+def restore(parts: Parts, threads: int | None) -> int | None:
+    """Set the number of threads that a run began with, so that it ends with the same digits; which is returned."""
+    if threads is None or not free(parts) or not 1 <= threads <= torch.get_num_threads():
+        return None
+    torch.set_num_threads(threads)
+    return threads
+
+
+def choose(parts: Parts, images: int, seconds: float | None = None) -> int | None:
+    """Set PyTorch's threads to as many as train fastest here; how many, or None where nothing is to choose.
+
+    Measured by forward and backward passes of a copy of the network, for a second or two. Sums depend on the number of
+    threads in their last digits, so a run keeps it.
+
+    Args:
+        parts: of the run.
+        images: that it is about to see.
+        seconds: or how long it is about to train.
+    """
+    most = torch.get_num_threads()
+    if not free(parts) or most == 1:
+        return None
+    with torch.random.fork_rng(devices=[]):  # dropout
+        network = copy.deepcopy(parts.network)
+        side, count = parts.data.image_size + 2 * parts.data.padding, parts.denoiser.num_classes
+        x = torch.zeros(IMAGES, parts.data.channels, side, side).to(memory_format=parts.device.memory_format)
+        t, labels = torch.ones(IMAGES), torch.zeros(IMAGES, dtype=torch.long) if count else None
+
+        def work() -> None:
+            with parts.device.autocast():
+                found = network.forward(x, t, labels)
+            found.float().square().mean().backward()
+
+        work()
+        start = time.perf_counter()
+        work()
+        one = time.perf_counter() - start
+        chosen = most
+        if (one * images / IMAGES if seconds is None else seconds) > WORTH:
+            chosen = fastest(work, torch.set_num_threads, most, max(1.5, 8 * one))
+    torch.set_num_threads(chosen)
+    if chosen < most:
+        log.info(
+            "%d of %d CPU threads train fastest beside what else runs here; device.threads=%d takes all.",
+            chosen,
+            most,
+            most,
+        )
+    return chosen

@@ -1,0 +1,70 @@
+"""Processes that read images: without shared memory, and after they were killed, the batches are the same."""
+
+import os
+import signal
+from itertools import islice
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.data import workers
+from diffusion.data.images import ImageFiles, batches
+from diffusion.system.errors import UserError
+
+
+@pytest.fixture
+def split(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(10)]
+    for i, path in enumerate(paths):
+        Image.new("L", (4, 4), 20 * i).save(path)
+    return ImageFiles(paths, torch.arange(10), 4, 1)
+
+
+def stream(split, count):
+    return batches(split, 3, 0, 2, torch.device("cpu"), count)
+
+
+def grey(found):
+    """The images as their labels, which say the same: image i has the value 20 i."""
+    found = list(found)
+    assert all(torch.equal(images[:, 0, 0, 0], 20 * labels.to(torch.uint8)) for images, labels in found)
+    return [labels.tolist() for _, labels in found]
+
+
+@pytest.mark.parametrize("free", [0, 10**12])
+def test_with_and_without_shared_memory(split, monkeypatch, free):
+    monkeypatch.setattr(workers, "shared_memory", lambda: free)
+    assert grey(islice(stream(split, 2), 8)) == grey(islice(stream(split, 0), 8))
+
+
+def test_processes_that_are_killed(split, caplog):
+    reader = stream(split, 2)
+    found = [next(reader)]
+    before = signal.getsignal(signal.SIGCHLD)
+    for child in psutil.Process().children():
+        if child.ppid() == os.getpid():
+            child.send_signal(signal.SIGKILL)
+    found += islice(reader, 7)
+    assert signal.getsignal(signal.SIGCHLD) is before  # PyTorch's would raise an error wherever training is
+    assert grey(found) == grey(islice(stream(split, 0), 8))
+    assert "this one reads on alone. training.workers=1 asks for fewer" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])
+def test_processes_that_cannot_be_started(split, monkeypatch, caplog, error):
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr(workers.multiprocessing, "Queue", refuse)
+    assert grey(islice(stream(split, 2), 4)) == grey(islice(stream(split, 0), 4))
+    assert error.strerror in caplog.text
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_damaged_image_is_one_sentence(split, count):
+    split.paths[7].write_bytes(b"no image")
+    with pytest.raises(UserError) as told:
+        list(islice(stream(split, count), 8))
+    assert str(told.value).count("7.png") == 1 and "Traceback" not in str(told.value)
