@@ -37,7 +37,7 @@ def measure(kind: str, words: list[str], seconds: float) -> None:
         if kind == "chosen":
             from diffusion.training.threads import choose
 
-            choose(trainer.parts, 10**9)
+            choose(trainer.parts, trainer.plan.batch_size, 10**9)
         work = our_work(trainer)
         work.network.train()
         speed = work.batch_size * rate(work.step, seconds, torch.device("cpu"))

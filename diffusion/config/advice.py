@@ -1,5 +1,6 @@
 """What to tell a person whose command cannot be done: one sentence with the way out, or none for a defect."""
 
+import os
 import re
 import sys
 from contextlib import suppress
@@ -89,7 +90,7 @@ def _unread() -> str | None:
             parser.parse_override(argument)
         except HydraException:
             shown, path = " ".join(argument[:200].split()), f"{before} {argument}"
-            if "=" in before and Path(path.partition("=")[2]).exists():  # a shell parts words at spaces
+            if "=" in before and os.path.exists(path.partition("=")[2]):  # a shell parts words at spaces
                 return f"'{shown}' cannot be read: put what belongs together into quotes, '{path}'."
             return f"'{shown}' cannot be read: write name=value, and put special characters into quotes."
     return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from statistics import median
 
 SPINS = "1000"  # of libgomp, about a microsecond each; left alone it spins for 300,000
-GAIN = 1.1  # fewer threads than there are cores must be so much faster to be taken
+GAIN = 1.25  # fewer threads than there are cores must be so much faster to be taken
 
 
 def wait_asleep() -> None:

@@ -116,7 +116,7 @@ class Trainer:
         plan, progress, place = self.plan, self.progress, self.parts.device.torch_device
         size, data = plan.batch_size, self.parts.data.train
         if progress.step == 0:
-            progress.threads = threads.choose(self.parts, progress.total_steps * size, plan.seconds)
+            progress.threads = threads.choose(self.parts, size, progress.total_steps * size, plan.seconds)
         self.stopwatch.start(progress.step * size, self.state.spent)
         pace = Pace(plan.seconds, progress.step, progress.total_steps)
         progress.total_steps = pace.steps(progress.step, self.state.spent)

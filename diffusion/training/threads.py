@@ -13,7 +13,8 @@ from diffusion.training.parts import Parts
 
 log = logging.getLogger("diffusion")
 WORTH = 20.0  # seconds of training below which nothing is measured
-IMAGES = 16  # of a measurement
+FEW = 8  # images of the first look
+ONE, TIME = 0.25, 3.0  # seconds of a pass and of the whole measurement, about
 
 
 def free(parts: Parts) -> bool:
@@ -30,14 +31,15 @@ def restore(parts: Parts, threads: int | None) -> int | None:
     return threads
 
 
-def choose(parts: Parts, images: int, seconds: float | None = None) -> int | None:
+def choose(parts: Parts, batch_size: int, images: int, seconds: float | None = None) -> int | None:
     """Set PyTorch's threads to as many as train fastest here; how many, or None where nothing is to choose.
 
-    Measured by forward and backward passes of a copy of the network, for a second or two. Sums depend on the number of
+    Measured by forward and backward passes of a copy of the network, for a few seconds. Sums depend on the number of
     threads in their last digits, so a run keeps it.
 
     Args:
         parts: of the run.
+        batch_size: images at once; fewer are taken where a pass would take long.
         images: that it is about to see.
         seconds: or how long it is about to train.
     """
@@ -46,28 +48,26 @@ def choose(parts: Parts, images: int, seconds: float | None = None) -> int | Non
         return None
     with torch.random.fork_rng(devices=[]):  # dropout
         network = copy.deepcopy(parts.network)
-        side, count = parts.data.image_size + 2 * parts.data.padding, parts.denoiser.num_classes
-        x = torch.zeros(IMAGES, parts.data.channels, side, side).to(memory_format=parts.device.memory_format)
-        t, labels = torch.ones(IMAGES), torch.zeros(IMAGES, dtype=torch.long) if count else None
+        side, kinds = parts.data.image_size + 2 * parts.data.padding, parts.denoiser.num_classes
 
-        def work() -> None:
+        def passes(n: int) -> None:
+            x = torch.zeros(n, parts.data.channels, side, side).to(memory_format=parts.device.memory_format)
+            labels = torch.zeros(n, dtype=torch.long) if kinds else None
             with parts.device.autocast():
-                found = network.forward(x, t, labels)
+                found = network.forward(x, torch.ones(n), labels)
             found.float().square().mean().backward()
 
-        work()
+        few = min(FEW, batch_size)
+        passes(few)
         start = time.perf_counter()
-        work()
-        one = time.perf_counter() - start
+        passes(few)
+        each = (time.perf_counter() - start) / few
         chosen = most
-        if (one * images / IMAGES if seconds is None else seconds) > WORTH:
-            chosen = fastest(work, torch.set_num_threads, most, max(1.5, 8 * one))
+        if (each * images if seconds is None else seconds) > WORTH:
+            n = max(few, min(batch_size, int(ONE / each)))
+            chosen = fastest(lambda: passes(n), torch.set_num_threads, most, TIME)
     torch.set_num_threads(chosen)
     if chosen < most:
-        log.info(
-            "%d of %d CPU threads train fastest beside what else runs here; device.threads=%d takes all.",
-            chosen,
-            most,
-            most,
-        )
+        text = "%d of %d CPU threads train fastest beside what else runs here; device.threads=%d takes all."
+        log.info(text, chosen, most, most)
     return chosen
