@@ -116,6 +116,8 @@ def train(cfg: DictConfig) -> float | None:
     if scores is not None:
         write_report(folder, [scores], extra, trainer.monitor.pictures)
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
+        for note in scores["notes"]:
+            log.info("%s", note)
         log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config.arguments import READ
+from diffusion.config.arguments import READ, WITH_VALUE
 from diffusion.config.settings import FROM_CHECKPOINT, HOMES, unknown
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
@@ -86,11 +86,15 @@ def _unread() -> str | None:
     """The sentence for the first argument that Hydra's grammar refuses."""
     parser = OverridesParser.create()
     for before, argument in zip(sys.argv, sys.argv[1:], strict=False):
+        if argument.startswith("-") or before in WITH_VALUE:
+            continue
         try:
             parser.parse_override(argument)
         except HydraException:
             shown, path = " ".join(argument[:200].split()), f"{before} {argument}"
-            if "=" in before and os.path.exists(path.partition("=")[2]):  # a shell parts words at spaces
+            if "=" in before and os.path.exists(
+                os.path.expanduser(path.partition("=")[2])
+            ):  # a shell parts words at spaces
                 return f"'{shown}' cannot be read: put what belongs together into quotes, '{path}'."
             return f"'{shown}' cannot be read: write name=value, and put special characters into quotes."
     return None

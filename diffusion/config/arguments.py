@@ -19,7 +19,9 @@ READ = (
 WRITTEN = ("features.cache", "output_dir", "hydra.run.dir", "hydra.sweep.dir")
 BROUGHT = ("data", "model", "schedule", "objective")  # by the checkpoint that a run starts from
 BROUGHT_ON_RESUME = ("loss", "timesteps", "guidance", "ema", "sampler", "preview", "optimizer", "features")
-WITH_VALUE = (*"--config-dir -cd --config-path -cp --config-name -cn --package -p --experimental-rerun".split(),)
+WITH_VALUE = (
+    *"--config-dir -cd --config-path -cp --config-name -cn --package -p --experimental-rerun --cfg -c".split(),
+)
 FOLDER_OF_OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
@@ -57,6 +59,21 @@ def options_first(arguments: Sequence[str]) -> list[str]:
         value = before in WITH_VALUE or (before in ("--info", "-i") and "=" not in argument)
         (options if argument.startswith("-") or value else settings).append(argument)
     return options + settings
+
+
+def guidance_of_null(arguments: Sequence[str], script: str) -> list[str]:
+    """The command line with `guidance=null`, no option to Hydra, as what it means: auto, or what the run brings."""
+    brought = script != "train" or any(a.startswith(("resume=", "checkpoint=")) for a in arguments)
+    result = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "guidance" and value.lower() == "null" and brought:
+            continue
+        if name == "guidance":
+            parts = ["auto" if part.strip().lower() == "null" else part for part in value.split(",")]
+            argument = f"guidance={','.join(parts)}"
+        result.append(argument)
+    return result
 
 
 def of_the_run(arguments: Sequence[str], script: str) -> list[str]:

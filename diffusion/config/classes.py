@@ -128,6 +128,8 @@ def _class_number(item: Any, names: Sequence[str], setting: str, names_first: bo
                 names[number],
             )
         return number
+    if re.fullmatch(r"#\d{1,9}", text):  # as pictures write it
+        return _in_range(int(text[1:]), names, setting)
     if {_folded(part.strip()) for part in text.split(",")} <= set(folded):
         raise UserError(f"{setting}={text}: no class has this name; for these classes write {setting}=[{text}].")
     near = difflib.get_close_matches(_folded(text), folded, n=3)

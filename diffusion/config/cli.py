@@ -83,8 +83,7 @@ def launch(main: Callable[[], Any]) -> None:
         # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
         sys.argv[1:] = arguments.arranged(sys.argv[1:], sweep)
         sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", argument) for argument in sys.argv[1:]]
-        if Path(sys.argv[0]).name == "train.py":  # null is no option to Hydra
-            sys.argv[1:] = ["guidance=auto" if argument == "guidance=null" else argument for argument in sys.argv[1:]]
+        sys.argv[1:] = arguments.guidance_of_null(sys.argv[1:], Path(sys.argv[0]).stem)
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
             continue_in_run_folder()
         sys.argv[1:] = arguments.of_the_run(sys.argv[1:], Path(sys.argv[0]).stem)

@@ -13,7 +13,7 @@ UNLABELLED: Config = {"_target_": "diffusion.guidance.Unconditional"}
 
 def settled(node: Config, class_names: Sequence[str]) -> Config:
     """The node `guidance` of a config for images of these classes, of which there may be none."""
-    if node["_target_"] != AUTOMATIC:
+    if node.get("_target_") != AUTOMATIC:
         return node
     return {**node, "_target_": LABELLED} if class_names else dict(UNLABELLED)
 

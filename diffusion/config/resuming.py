@@ -114,7 +114,8 @@ def moved_data(saved: Config, node: DictConfig | None) -> Config:
         return given
     for name in given:
         check_known(OmegaConf.create({"data": saved}), f"data.{name}")
-    check_root({**saved, **given})
+    if "root" not in given:
+        check_root(saved)
     return {**saved, **given}
 
 

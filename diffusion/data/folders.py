@@ -7,6 +7,7 @@ passed over, and what was is told in one line.
 
 import logging
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -22,10 +23,13 @@ OF_SYSTEMS = {  # in lower case
 }
 # What tells a folder of train.py, sample.py, evaluate.py or one of their sweeps; each set is enough.
 OF_RUNS = (
-    *({name} for name in (".hydra", "last.pt", "train.log", "sample.log", "evaluate.log", "multirun.yaml")),
+    *({name} for name in (".hydra", "multirun.yaml")),
+    *({"last.pt", "config.yaml"}, {"train.log", "config.yaml"}, {"evaluate.log", "report.md"}),
     *({"metrics.json", other} for other in ("config.yaml", "report.md")),
     *({"grid.png", "samples.npz"}, {"sweep.json", "leaderboard.csv"}),
 )
+# Its pictures, by their names, where images and a run share one folder.
+OF_ONE_RUN = re.compile(r"(grid|neighbours|classes|confusion|curves|denoising)(_\d+)?\.(png|gif)")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 HIDDEN, SYSTEM, RUN = "hidden", "of the operating system", "of this program's runs"
 UNREADABLE, BROKEN, TWICE = "unreadable", "linked to nothing", "linked to what is read already"
@@ -128,7 +132,7 @@ def look(folder: Path) -> Contents:
                 passed(BROKEN if entry.is_symlink() else UNREADABLE, path)
             elif not image:
                 found.others[path.suffix.lower() or "without a suffix"] += 1
-            elif of_run and "images" in names:  # a run of sample.py that was asked for itself: its grid
+            elif of_run and OF_ONE_RUN.fullmatch(entry.name):  # of a run in this folder, that was asked for itself
                 passed(RUN, path)
             else:
                 found.images.append(path)

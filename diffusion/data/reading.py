@@ -66,7 +66,7 @@ class FolderReader:
             started = time.monotonic()
             images, damaged, moving = self._read(paths, shape, whole)
             if damaged and not self.skip_damaged:
-                raise UserError(f"{unreadable(paths, damaged)}, or set {SKIP} to go on without.")
+                raise UserError(f"{unreadable(paths, damaged)}, or set {SKIP} to go on without, in a new run.")
             if many:
                 self._keep(kept, images, damaged, moving, len(paths), time.monotonic() - started)
         else:

@@ -12,9 +12,23 @@ from diffusion.system.threads import fastest
 from diffusion.training.parts import Parts
 
 log = logging.getLogger("diffusion")
+_before, _taken = 0, 0  # threads of PyTorch, before a run of this process took fewer, and since
 WORTH = 20.0  # seconds of training below which nothing is measured
 FEW = 8  # images of the first look
 ONE, TIME = 0.25, 3.0  # seconds of a pass and of the whole measurement, about
+
+
+def most() -> int:
+    """How many threads there are to choose from: PyTorch's number, before a run of this process took fewer."""
+    now = torch.get_num_threads()
+    return _before if now == _taken else now
+
+
+def take(count: int) -> None:
+    """Set PyTorch's threads, and remember how many there were."""
+    global _before, _taken
+    _before, _taken = most(), count
+    torch.set_num_threads(count)
 
 
 def free(parts: Parts) -> bool:
@@ -25,9 +39,9 @@ def free(parts: Parts) -> bool:
 
 def restore(parts: Parts, threads: int | None) -> int | None:
     """Set the number of threads that a run began with, so that it ends with the same digits; which is returned."""
-    if threads is None or not free(parts) or not 1 <= threads <= torch.get_num_threads():
+    if threads is None or not free(parts) or not 1 <= threads <= most():
         return None
-    torch.set_num_threads(threads)
+    take(threads)
     return threads
 
 
@@ -43,8 +57,8 @@ def choose(parts: Parts, batch_size: int, images: int, seconds: float | None = N
         images: that it is about to see.
         seconds: or how long it is about to train.
     """
-    most = torch.get_num_threads()
-    if not free(parts) or most == 1:
+    cores = most()
+    if not free(parts) or cores == 1:
         return None
     with torch.random.fork_rng(devices=[]):  # dropout
         network = copy.deepcopy(parts.network)
@@ -57,17 +71,19 @@ def choose(parts: Parts, batch_size: int, images: int, seconds: float | None = N
                 found = network.forward(x, torch.ones(n), labels)
             found.float().square().mean().backward()
 
+        torch.set_num_threads(cores)
         few = min(FEW, batch_size)
         passes(few)
         start = time.perf_counter()
         passes(few)
         each = (time.perf_counter() - start) / few
-        chosen = most
+        chosen = cores
         if (each * images if seconds is None else seconds) > WORTH:
             n = max(few, min(batch_size, int(ONE / each)))
-            chosen = fastest(lambda: passes(n), torch.set_num_threads, most, TIME)
-    torch.set_num_threads(chosen)
-    if chosen < most:
+            chosen = fastest(lambda: passes(n), torch.set_num_threads, cores, TIME)
+    torch.set_num_threads(cores)
+    take(chosen)
+    if chosen < cores:
         text = "%d of %d CPU threads train fastest beside what else runs here; device.threads=%d takes all."
-        log.info(text, chosen, most, most)
+        log.info(text, chosen, cores, cores)
     return chosen

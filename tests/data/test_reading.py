@@ -63,7 +63,7 @@ def test_all_damaged_files_are_named(tmp_path):
         image_folder(str(folder), 8, 1)
     text = str(told.value)
     assert all(f"{i}.png (" in text.replace(" cannot be read", "") for i in range(3)) and ", nor 3 more: mend" in text
-    assert text.endswith("mend or remove them, or set data.skip_damaged=true to go on without.")
+    assert text.endswith("mend or remove them, or set data.skip_damaged=true to go on without, in a new run.")
     for i in (0, 1, 2, 3, 4):
         (folder / f"{i}.png").unlink()
     with pytest.raises(UserError, match=r"The image .*8\.png cannot be read \(it is no image.*\): mend or remove it, "):
