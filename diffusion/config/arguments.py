@@ -105,6 +105,7 @@ def quoted(name: str, value: str, sweep: bool = False) -> str:
     home = os.path.expanduser(value)
     if os.path.lexists(value) or os.path.lexists(home):
         return in_quotes(checked(name, value))
+    sweep = sweep and not name.startswith("hydra.")  # whose own settings no sweep goes over
     if value.strip("'\" ") == "":
         raise UserError(empty(name))
     read = reading(value)

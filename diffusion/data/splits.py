@@ -93,6 +93,10 @@ def find_splits(
     if not labelled:
         return Splits(train, test, [])
     names = class_order({str(name) for _, name in train})
+    alike = [name for name in names if name.lower() in (*TRAINING, *TEST, *VALIDATION)]
+    if alike:
+        others = some([name for name in names if name not in alike])
+        log.warning("%s: %s is taken for a class, beside %s.", where, some(alike), others)
     for name in names:
         try:
             name.encode()
@@ -176,7 +180,7 @@ def tell(roles: Roles, parts: dict[Path, list[Path]], train: int, test: int, fol
     if roles.train == folder:
         (only, *others), text = (
             parts,
-            "%s: all images are in %s/: if its subfolders are the classes, give data.root=%s.",
+            "%s: all images are in %s/: if its subfolders are the classes, or the splits, give data.root=%s.",
         )
         if not others and only != folder and any(path.parent != only for path in parts[only]):
             log.info(text, where, only.name, only)

@@ -139,3 +139,11 @@ def test_a_sweep_has_a_job_for_each(text, jobs):
     values = [parser.parse_override(f"classes={value}").value() for value in sweep.sweep_string_iterator()]
     lists = [value if value is None or isinstance(value, list) else [value] for value in values]
     assert [value if value is None else [str(item) for item in value] for value in lists] == jobs
+
+
+def test_the_number_that_a_picture_shows_is_no_name():
+    few = model("30", "数", "5")
+    assert class_numbers(typed("#1"), few) == [1]
+    with pytest.raises(UserError, match="from 0 to 2"):
+        class_numbers("#3", few)
+    assert class_numbers("#1", model("a", "b", "#1")) == [2]

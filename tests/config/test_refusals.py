@@ -37,3 +37,10 @@ def test_a_budget_with_another_length_is_refused(tmp_path):
 def test_settings_out_of_range_name_the_setting(name, settings, message):
     with pytest.raises(UserError, match=message):
         build.build({"_target_": f"diffusion.tasks.{name}", **settings}, "task")
+
+
+def test_a_group_that_was_deleted_is_asked_for(tmp_path):
+    config = tiny_config()
+    config["guidance"] = {"scale": 2.0}
+    with pytest.raises(UserError, match="guidance must choose one of the options of its config group"):
+        build.build_trainer(config, tmp_path)

@@ -101,6 +101,22 @@ def test_the_images_of_a_run_can_be_asked_for(tmp_path):
     assert found(tmp_path / "outputs/sample/1") == ["images/a/000000.png"]  # without the grid
 
 
+def test_a_run_in_the_folder_of_its_images_does_not_learn_its_pictures(tmp_path):
+    put(tmp_path / "mine.png", tmp_path / "a" / "grid.png")
+    for name in ("last.pt", "config.yaml", "train.log"):
+        (tmp_path / name).touch()
+    put(tmp_path / "grid.png", tmp_path / "confusion.png", tmp_path / "neighbours_2.png")
+    assert found(tmp_path) == ["a/grid.png", "mine.png"]
+    assert len(look(tmp_path).passed["of this program's runs"]) == 3
+
+
+def test_one_file_of_the_name_of_a_log_makes_no_run(tmp_path):
+    put(tmp_path / "a" / "1.png", tmp_path / "b" / "2.png")
+    (tmp_path / "a" / "train.log").touch()
+    (tmp_path / "b" / "last.pt").touch()
+    assert found(tmp_path) == ["a/1.png", "b/2.png"]
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     put(root / "a" / "1.png", elsewhere / "2.png", elsewhere / "deep" / "3.png", tmp_path / "above.png")

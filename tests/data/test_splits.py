@@ -108,7 +108,7 @@ def test_a_folder_around_the_classes_is_seen_through(tmp_path, said):
     put(tmp_path, "flowers/rose", "flowers/tulip", n=5)
     assert split(tmp_path)[2] == ["flowers"]
     assert (
-        f"all images are in flowers/: if its subfolders are the classes, give data.root={tmp_path}/flowers."
+        f"all images are in flowers/: if its subfolders are the classes, or the splits, give data.root={tmp_path}/flowers."
         in said.text
     )
     assert split(tmp_path / "flowers")[2] == ["rose", "tulip"]
@@ -226,3 +226,9 @@ def test_a_folder_is_named_after_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "photos")
     assert image_folder(".", 4).name == "photos"
     assert image_folder("../photos/", 4).name == "photos"
+
+
+def test_a_class_with_the_name_of_a_split_is_said(tmp_path, said):
+    put(tmp_path, "a", "b", "test", n=2)
+    assert split(tmp_path)[2] == ["a", "b", "test"]
+    assert f"data.root={tmp_path}: test is taken for a class, beside a, b." in said.messages

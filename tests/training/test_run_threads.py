@@ -63,3 +63,15 @@ def test_a_number_that_this_machine_has_not_is_left_alone(tmp_path, stored):
     trainer.tracker.close()
     assert threads.restore(trainer.parts, stored) is None
     assert torch.get_num_threads() == 2
+
+
+def test_the_next_run_of_a_process_chooses_from_all_threads(tmp_path, one_is_fastest, monkeypatch):
+    """A sweep runs its jobs one after the other in one process."""
+    assert train(tmp_path / "first")["threads"] == 1
+    monkeypatch.setattr(threads, "fastest", lambda work, set_threads, most, seconds: most)  # the neighbour is gone
+    second = train(tmp_path / "second")
+    assert (second["threads"], torch.get_num_threads()) == (2, 2)
+    monkeypatch.setattr(threads, "fastest", lambda *rest: 1)
+    train(tmp_path / "third")
+    train(tmp_path / "second", resume=second, steps=8)
+    assert torch.get_num_threads() == 2
