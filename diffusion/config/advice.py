@@ -92,9 +92,7 @@ def _unread() -> str | None:
             parser.parse_override(argument)
         except HydraException:
             shown, path = " ".join(argument[:200].split()), f"{before} {argument}"
-            if "=" in before and os.path.exists(
-                os.path.expanduser(path.partition("=")[2])
-            ):  # a shell parts words at spaces
+            if "=" in before and os.path.exists(path.partition("=")[2]):  # a shell parts words at spaces
                 return f"'{shown}' cannot be read: put what belongs together into quotes, '{path}'."
             return f"'{shown}' cannot be read: write name=value, and put special characters into quotes."
     return None

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from diffusion.config.advice import hydra_sentence
+from diffusion.config.arguments import arranged
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,6 @@ def test_options_are_not_blamed(monkeypatch, words, named):
 def test_a_path_that_the_shell_parted_is_found_in_the_home(monkeypatch, tmp_path):
     (tmp_path / "my photos").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=~/my", "photos"])
+    monkeypatch.setattr(sys, "argv", ["train.py", *arranged(["data.root=~/my", "photos"], sweep=False)])
     sentence = hydra_sentence("Error: see https://hydra.cc/docs/advanced/override_grammar")
-    assert sentence.endswith("'data.root=~/my photos'.")
+    assert sentence.endswith(f"'data.root={tmp_path}/my photos'.")

@@ -107,10 +107,8 @@ def test_a_folder_around_the_classes_is_seen_through(tmp_path, said):
     """As many archives are unpacked."""
     put(tmp_path, "flowers/rose", "flowers/tulip", n=5)
     assert split(tmp_path)[2] == ["flowers"]
-    assert (
-        f"all images are in flowers/: if its subfolders are the classes, or the splits, give data.root={tmp_path}/flowers."
-        in said.text
-    )
+    hint = "all images are in flowers/: if its subfolders are the classes, or the splits, give "
+    assert f"{hint}data.root={tmp_path}/flowers." in said.text
     assert split(tmp_path / "flowers")[2] == ["rose", "tulip"]
     assert len(said.messages) == 1
 
