@@ -38,7 +38,11 @@ CASES = [  # command → exit code, what its last line holds
     (["train.py", "resume=chdir", "data.imgsize=8"], 1, "Unknown setting 'data.imgsize': did you mean 'data.image_"),
     (["train.py", "checkpoint=chdir", *SMALL[3:], "data.root=moved", "hydra.run.dir=second"], 0, "/second"),
     (["train.py", "checkpoint=chdir", "data.image_size=8"], 1, "which brings its own data: leave one of them out"),
-    (["evaluate.py", "checkpoint=chdir", "data.root=nowhere"], 1, MISSING),
+    (
+        ["evaluate.py", "checkpoint=chdir", "data.root=nowhere"],
+        1,
+        "data.root=nowhere does not exist: give a folder of images.",
+    ),
     (["evaluate.py", "checkpoint=chdir", "data.image_size=32"], 1, "and this model draws 16×16 with 3"),
     (["evaluate.py", "checkpoint=chdir", "data.rooot=x"], 1, "did you mean 'data.root'"),
     (["evaluate.py", "samples=2024", "data.root=2024"], 1, "add data=image_folder"),
