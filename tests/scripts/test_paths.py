@@ -17,7 +17,6 @@ SMALL = (
 )
 FOLDER = (*SMALL, "data=image_folder", "data.image_size=16", "data.test_fraction=0.4")
 NAMES = ("été d'hiver", "a&b#c;d!", 'say "hi"', "x(1)[2]{3}", "k=v,w", "2024", "C:\\photos", "it's")
-MISSING = "no folder here: put its data there, or give their new place by data.root="
 CASES = [  # command → exit code, what its last line holds
     *((["train.py", *FOLDER, f"data.root={name}", f"hydra.run.dir=runs/{name}"], 0, f"runs/{name}") for name in NAMES),
     (["train.py", f"resume=runs/{NAMES[0]}", "training.steps=3"], 0, f"runs/{NAMES[0]}"),
