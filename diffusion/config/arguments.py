@@ -124,15 +124,31 @@ def quoted(name: str, value: str, sweep: bool = False) -> str:
 
 def pieces(name: str, value: str) -> list[str]:
     """Paths between commas, each quoted; a comma within the name of a file that exists is part of the name."""
-    words, found = (
-        re.split(r",(?=(?:[^']*'[^']*')*[^']*$)", value) if value.count("'") % 2 == 0 else value.split(","),
-        [],
-    )
+    words, found = at_commas(value, brackets=False), []
     while words:
         count = next((n for n in range(len(words), 1, -1) if os.path.lexists(",".join(words[:n]).strip())), 1)
         found.append(quoted(name, ",".join(words[:count]).strip()))
         del words[:count]
     return found
+
+
+def at_commas(value: str, brackets: bool = True) -> list[str]:
+    """What commas separate, but for those in quotes, and in brackets where these belong to Hydra's grammar."""
+    parts, depth, quote = [""], 0, ""
+    for i, sign in enumerate(value):
+        if quote:
+            quote = "" if sign == quote and value[i - 1] != "\\" else quote
+        elif sign in "'\"" and sign in value[i + 1 :] and not parts[-1].strip(" ["):  # else an apostrophe
+            quote = sign
+        elif sign in "([{" and brackets:
+            depth += 1
+        elif sign in ")]}" and brackets:
+            depth -= 1
+        elif sign == "," and depth <= 0:
+            parts.append("")
+            continue
+        parts[-1] += sign
+    return parts
 
 
 def reading(value: str) -> Any:

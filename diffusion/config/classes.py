@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from diffusion.config.arguments import at_commas
 from diffusion.system.errors import UserError
 
 if TYPE_CHECKING:  # the command line is read without PyTorch
@@ -38,13 +39,13 @@ def quote_classes(argument: str, sweep: bool = False) -> str:
     name, equals, value = argument.partition("=")
     if name.lstrip("+") != "classes" or (sweep and SWEEP.match(value.strip())):
         return argument
-    return name + equals + ",".join(_quoted(part) for part in (_parts(value) if sweep else [value]))
+    return name + equals + ",".join(_quoted(part) for part in (at_commas(value) if sweep else [value]))
 
 
 def _quoted(value: str) -> str:
     value = value.strip()
     if value.startswith("[") and value.endswith("]"):
-        return f"[{','.join(map(_quoted_name, _parts(value[1:-1])))}]"
+        return f"[{','.join(map(_quoted_name, at_commas(value[1:-1])))}]"
     return value if value.lower() == "null" else _quoted_name(value)
 
 
@@ -55,25 +56,6 @@ def _quoted_name(name: str) -> str:
     text = re.sub(r"(\\+)(?='|$)", r"\1\1", name)  # a backslash before a quote counts twice
     text = text.replace("'", "\\'").replace("${", "\\${")
     return f"'{text}'"
-
-
-def _parts(value: str) -> list[str]:
-    """What commas separate, but for those in quotes and brackets."""
-    parts, depth, quote = [""], 0, ""
-    for i, sign in enumerate(value):
-        if quote:
-            quote = "" if sign == quote and value[i - 1] != "\\" else quote
-        elif sign in "'\"" and not parts[-1].strip(" ["):  # within a word it is an apostrophe
-            quote = sign
-        elif sign in "([{":
-            depth += 1
-        elif sign in ")]}":
-            depth -= 1
-        elif sign == "," and depth <= 0:
-            parts.append("")
-            continue
-        parts[-1] += sign
-    return parts
 
 
 def class_numbers(

@@ -110,9 +110,11 @@ def _no_alarm() -> Iterator[None]:
     """
     number = getattr(signal, "SIGCHLD", None)  # Windows has none
     before = None if number is None else signal.getsignal(number)
-    yield
-    if number is not None and signal.getsignal(number) is not before:
-        signal.signal(number, before or signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if number is not None and signal.getsignal(number) is not before:
+            signal.signal(number, before or signal.SIG_DFL)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -2,8 +2,8 @@
 
 A picture is drawn with the fonts that come with Pillow and Matplotlib, never with those of the machine, so that it is
 the same picture wherever it is drawn. They have Latin, Greek, Cyrillic and most symbols. A class whose name they cannot
-show whole is shown by its number, #3, as `classes=3` takes it, with what can be shown; tables have its name, too, since
-a browser finds more fonts.
+show whole is shown by its number, #3, as `classes=#3` takes it, with what can be shown; tables have its name, too,
+since a browser finds more fonts.
 """
 
 import os

@@ -70,7 +70,7 @@ def state_hash(network: nn.Module) -> str:
 
 def recipe() -> str:
     """A hash of how a `Classifier` is built and trained when nothing is said: part of the keys of what is cached."""
-    parts = (Classifier, train_classifier, hold_out, even_order, pace, _epochs, classifier_loss)
+    parts = (Classifier, train_classifier, hold_out, even_order, pace, _epochs, loss_and_accuracy)
     code = "".join(inspect.getsource(part) for part in parts)
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
@@ -127,10 +127,9 @@ def train_classifier(
         best: tuple[float, int, Classifier] = (math.inf, 0, classifier)
         drawn = batches(fit, batch_size, seed, 0, device)
         for epoch, loss in _epochs(classifier, drawn, epochs, steps, learning_rate, weight_decay):
-            held_loss = classifier_loss(classifier, held_images, held_labels)
+            held_loss, accuracy = loss_and_accuracy(classifier, held_images, held_labels)
             if held_loss < best[0]:
                 best = (held_loss, epoch, copy.deepcopy(classifier))
-            accuracy = classifier_accuracy(classifier, held_images, held_labels)
             log(epoch, {"train/loss": loss, "held_out/loss": held_loss, "held_out/accuracy": accuracy})
     classifier = best[2].eval()
     test_images, test_labels = data.test.select(torch.arange(min(len(data.test), 10_000)))
@@ -213,20 +212,17 @@ def _epochs(
         yield epoch, float(total) / steps
 
 
+def loss_and_accuracy(classifier: Classifier, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
+    """Mean cross-entropy, in nats, of uint8 images (n, C, H, W) with labels (n,), and the share put into its class."""
+    assert labels is not None
+    device, labels = next(classifier.parameters()).device, labels.cpu()
+    logits = torch.cat([forward_frozen(classifier, encode(part.to(device)))[1].cpu() for part in images.split(500)])
+    return float(F.cross_entropy(logits.double(), labels)), float((logits.argmax(dim=1) == labels).double().mean())
+
+
 def classifier_accuracy(classifier: Classifier, images: Tensor, labels: Tensor | None) -> float:
     """Share of uint8 images (n, C, H, W) that are put into their class (n,)."""
-    assert labels is not None
-    device = next(classifier.parameters()).device
-    found = [forward_frozen(classifier, encode(part.to(device)))[1].argmax(dim=1).cpu() for part in images.split(500)]
-    return float((torch.cat(found) == labels.cpu()).double().mean())
-
-
-def classifier_loss(classifier: Classifier, images: Tensor, labels: Tensor | None) -> float:
-    """Mean cross-entropy, in nats, of uint8 images (n, C, H, W) with labels (n,)."""
-    assert labels is not None
-    device = next(classifier.parameters()).device
-    logits = torch.cat([forward_frozen(classifier, encode(part.to(device)))[1].cpu() for part in images.split(500)])
-    return float(F.cross_entropy(logits.double(), labels.cpu()))
+    return loss_and_accuracy(classifier, images, labels)[1]
 
 
 def save_classifier(path: Path, classifier: Classifier, record: dict[str, object]) -> None:

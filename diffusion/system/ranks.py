@@ -12,10 +12,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from diffusion.system import terminal
 from diffusion.system.errors import NotWritten, UserError, brief
 from diffusion.system.lookout import Lookout
 from diffusion.system.lookout import leave as leave_at_once
@@ -90,9 +91,7 @@ def end(code: int) -> NoReturn:
     if code and _lookout is not None:
         _lookout.tell()
     atexit._run_exitfuncs()
-    for file in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            file.flush()
+    terminal.part()
     os._exit(code)
 
 

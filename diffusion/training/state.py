@@ -101,13 +101,13 @@ class State:
 
     def write(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint, by the first process; a failure is raised in all of them."""
+        ranks.first_alone(lambda: self.write_here(name, state))
 
-        def write() -> None:
-            if name == checkpoint.LAST:
-                checkpoint.keep_previous(self.folder)
-            checkpoint.save(self.folder / name, state)
-
-        ranks.first_alone(write)
+    def write_here(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint, by this process; of last.pt the one before is kept."""
+        if name == checkpoint.LAST:
+            checkpoint.keep_previous(self.folder)
+        checkpoint.save(self.folder / name, state)
 
     def rescue(self) -> bool:
         """Write last.pt by this process alone, while the others wait or are gone; whether there is one of this step.
@@ -119,9 +119,8 @@ class State:
             return True
         with suppress(NotWritten, RuntimeError, MemoryError):
             if self.finite():
-                checkpoint.keep_previous(self.folder)
                 sums = torch.zeros_like(self.sums.values) if alone else self.sums.values
-                checkpoint.save(self.folder / checkpoint.LAST, self.state_dict(sums))
+                self.write_here(checkpoint.LAST, self.state_dict(sums))
                 progress.saved_step = progress.step
         return progress.saved_step == progress.step
 

@@ -24,10 +24,10 @@ def most() -> int:
     return _before if now == _taken else now
 
 
-def take(count: int) -> None:
-    """Set PyTorch's threads, and remember how many there were."""
+def take(count: int, cores: int) -> None:
+    """Set PyTorch's threads, and remember of how many."""
     global _before, _taken
-    _before, _taken = most(), count
+    _before, _taken = cores, count
     torch.set_num_threads(count)
 
 
@@ -39,9 +39,10 @@ def free(parts: Parts) -> bool:
 
 def restore(parts: Parts, threads: int | None) -> int | None:
     """Set the number of threads that a run began with, so that it ends with the same digits; which is returned."""
-    if threads is None or not free(parts) or not 1 <= threads <= most():
+    cores = most()
+    if threads is None or not free(parts) or not 1 <= threads <= cores:
         return None
-    take(threads)
+    take(threads, cores)
     return threads
 
 
@@ -81,8 +82,7 @@ def choose(parts: Parts, batch_size: int, images: int, seconds: float | None = N
         if (each * images if seconds is None else seconds) > WORTH:
             n = max(few, min(batch_size, int(ONE / each)))
             chosen = fastest(lambda: passes(n), torch.set_num_threads, cores, TIME)
-    torch.set_num_threads(cores)
-    take(chosen)
+    take(chosen, cores)
     if chosen < cores:
         text = "%d of %d CPU threads train fastest beside what else runs here; device.threads=%d takes all."
         log.info(text, chosen, cores, cores)

@@ -157,3 +157,12 @@ def test_guidance_of_null_is_what_is_possible(script, given, meant):
 def test_a_comma_in_the_folder_of_a_sweep_is_part_of_its_name(name):
     (given,) = arguments.arranged([f"{name}=out/a, b"], sweep=True)
     assert read(given) == "out/a, b"
+
+
+def test_an_apostrophe_is_no_quote_between_the_paths_of_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("It's", "Bob's", "'tis", "dogs", "a, b"):
+        (tmp_path / name).mkdir()
+    for paths in (["It's", "Bob's"], ["'tis", "dogs"], ["a, b", "It's"]):
+        (given,) = arguments.arranged([f"data.root={','.join(paths)}"], sweep=True)
+        assert read(given) == paths, given

@@ -9,10 +9,10 @@ from diffusion.data.images import ASSETS, ImageData, Images, encode
 from diffusion.evaluation.classifier import (
     Classifier,
     classifier_accuracy,
-    classifier_loss,
     forward_frozen,
     hold_out,
     load_classifier,
+    loss_and_accuracy,
     pace,
     save_classifier,
     train_classifier,
@@ -77,7 +77,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_images():
     classifier, images = Classifier(1, 2).eval(), toy().test
     logits = forward_frozen(classifier, encode(images.images))[1].double()
     of_each = logits.exp().sum(dim=1).log() - logits[torch.arange(20), images.labels]
-    assert abs(classifier_loss(classifier, images.images, images.labels) - float(of_each.mean())) < 1e-6
+    assert abs(loss_and_accuracy(classifier, images.images, images.labels)[0] - float(of_each.mean())) < 1e-6
 
 
 def test_few_images_get_small_batches_and_long_epochs_and_many_none_of_it():
