@@ -51,7 +51,7 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
-    from diffusion.config import build, guiding, resuming, settings
+    from diffusion.config import guiding, resuming, settings, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
     from diffusion.records.results import fingerprint, finished, write_json
@@ -91,7 +91,7 @@ def train(cfg: DictConfig) -> float | None:
         log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(resuming.TAKEN_OVER))
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
-    trainer = build.build_trainer(config, folder, state, start)
+    trainer = training_run.build_trainer(config, folder, state, start)
     if ranks.first():
         OmegaConf.save(config, folder / "config.yaml")
     if ranks.size() > 1:

@@ -27,8 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.build import build_trainer
 from diffusion.config.resuming import plain
+from diffusion.config.training_run import build_trainer
 from diffusion.data.images import batches, encode, pad_images
 from diffusion.evaluation.document import markdown_table
 from diffusion.evaluation.plots import save_figure

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.build import build_trainer
 from diffusion.config.resuming import plain
+from diffusion.config.training_run import build_trainer
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.data.images import batches
 from diffusion.evaluation.document import markdown_table

@@ -26,9 +26,9 @@ def train_config(*overrides):
 
 def saved_run(folder):
     """A run folder of a tiny network, before its first step."""
-    from diffusion.config import build
+    from diffusion.config import training_run
 
-    trainer = build.build_trainer(tiny_config(), folder)
+    trainer = training_run.build_trainer(tiny_config(), folder)
     trainer.state.save()
     trainer.tracker.close()
     return folder
@@ -36,9 +36,9 @@ def saved_run(folder):
 
 def trained_run(folder, **settings):
     """A run folder of a tiny network, after its last step."""
-    from diffusion.config import build
+    from diffusion.config import training_run
 
-    trainer = build.build_trainer(tiny_config(**settings), folder)
+    trainer = training_run.build_trainer(tiny_config(**settings), folder)
     trainer.fit()
     trainer.tracker.close()
     return folder

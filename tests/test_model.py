@@ -9,7 +9,7 @@ from config_helpers import tiny_config
 from conftest import ROOT, same
 
 import diffusion
-from diffusion.config import build
+from diffusion.config import training_run
 from diffusion.denoiser import per_image
 from diffusion.records import checkpoint
 from diffusion.sampler import DDIM, UniPC
@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
     }
     for name, settings in kinds.items():
         folder = made[name] = tmp_path_factory.mktemp(name)
-        trainer = build.build_trainer(tiny_config(**{"training.steps": 2, **settings}), folder)
+        trainer = training_run.build_trainer(tiny_config(**{"training.steps": 2, **settings}), folder)
         trainer.fit()
         trainer.tracker.close()
     return made
@@ -75,8 +75,8 @@ def test_a_file_of_weights_starts_a_run_but_is_no_run(runs, tmp_path):
     diffusion.load(runs["conditional"], device="cpu").save(path)
     state = checkpoint.load(path)
     with pytest.raises(UserError, match="resume: that file holds a model's weights alone"):
-        build.build_trainer(tiny_config(), tmp_path / "a", state)
-    trainer = build.build_trainer(tiny_config(), tmp_path / "b", start=state)
+        training_run.build_trainer(tiny_config(), tmp_path / "a", state)
+    trainer = training_run.build_trainer(tiny_config(), tmp_path / "b", start=state)
     trainer.tracker.close()
     assert same(dict(trainer.parts.denoiser.network.state_dict()), state["network"])
     assert same(dict(trainer.parts.ema.network.state_dict()), state["network"])

@@ -5,7 +5,7 @@ import torch
 from config_helpers import tiny_config
 from omegaconf import OmegaConf
 
-from diffusion.config import build, resuming, settings, trained
+from diffusion.config import build, resuming, settings, trained, training_run
 from diffusion.config.classes import class_numbers
 from diffusion.drawing.image_model import ImageModel
 from diffusion.system.errors import UserError
@@ -39,13 +39,13 @@ from diffusion.system.errors import UserError
 )
 def test_settings_out_of_range(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
-        build.build_trainer(tiny_config(**settings), tmp_path)
+        training_run.build_trainer(tiny_config(**settings), tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_asked_for_and_absent(tmp_path):
     with pytest.raises(UserError, match=r"device\.type=cuda: PyTorch sees no CUDA device here; use device=cpu"):
-        build.build_trainer(tiny_config(device="cuda"), tmp_path)
+        training_run.build_trainer(tiny_config(device="cuda"), tmp_path)
 
 
 def test_unknown_settings_get_a_hint():
@@ -168,7 +168,7 @@ def test_too_few_test_images_leave_scores_out_instead_of_stopping_the_training(t
         Image.new("L", (8, 8), 60 * i).save(tmp_path / f"{i}.png")
     folder = {"data": "image_folder", "data.root": tmp_path, "data.image_size": 8, "data.channels": 1}
     small = {"guidance": "none", "model.multipliers": "[1]", "model.attention": "[]", "score.n": 5}
-    trainer = build.build_trainer(tiny_config(**folder, **small), tmp_path / "run")
+    trainer = training_run.build_trainer(tiny_config(**folder, **small), tmp_path / "run")
     trainer.tracker.close()
     assert trainer.monitor.scorer is None and "Scores are left out: they need at least 2 test images" in caplog.text
 

@@ -5,7 +5,7 @@ from config_helpers import compose, tiny_config
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffusion.config import build, guiding, resuming, trained
+from diffusion.config import guiding, resuming, trained, training_run
 from diffusion.records import checkpoint
 from diffusion.records.results import fingerprint
 from diffusion.system.device import Device
@@ -48,7 +48,7 @@ def test_a_finished_run_of_before_is_known_by_the_same_fingerprint():
 def test_without_labels_a_run_is_unguided_and_says_so(tmp_path, pictures, caplog, more):
     config = tiny_config(**pictures, **more)
     with caplog.at_level("INFO", "diffusion"):
-        trainer = build.build_trainer(config, tmp_path / "run")
+        trainer = training_run.build_trainer(config, tmp_path / "run")
     trainer.tracker.close()
     said = "data=pictures has no labels: the model is trained and draws without guidance; its settings have no effect."
     assert caplog.text.count(said) == 1
@@ -58,7 +58,7 @@ def test_without_labels_a_run_is_unguided_and_says_so(tmp_path, pictures, caplog
 
 def test_its_checkpoint_draws_resumes_and_starts_another(tmp_path, pictures):
     config = tiny_config(**pictures)
-    trainer = build.build_trainer(config, tmp_path / "run")
+    trainer = training_run.build_trainer(config, tmp_path / "run")
     trainer.fit()
     trainer.tracker.close()
     state = checkpoint.load(tmp_path / "run" / "last.pt")
@@ -83,13 +83,13 @@ def test_a_run_without_guidance_on_labelled_images_is_another_run(tmp_path):
 
 def test_classifier_free_guidance_that_is_asked_for_needs_labels(tmp_path, pictures):
     with pytest.raises(UserError, match="guidance=classifier_free needs labels.*leave it out, or use guidance=none"):
-        build.build_trainer(tiny_config(**pictures, guidance="classifier_free"), tmp_path / "run")
+        training_run.build_trainer(tiny_config(**pictures, guidance="classifier_free"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("key", "value"), [("scale", -1), ("dropout", 2), ("scale", "much"), ("interval", "[3,1]")])
 def test_wrong_settings_of_guidance_with_labels_are_told_as_ever(tmp_path, key, value):
     with pytest.raises(UserError, match=rf"guidance\.{key}="):
-        build.build_trainer(tiny_config(**{f"guidance.{key}": value}), tmp_path)
+        training_run.build_trainer(tiny_config(**{f"guidance.{key}": value}), tmp_path)
 
 
 @pytest.mark.slow

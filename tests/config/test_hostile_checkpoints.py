@@ -12,7 +12,7 @@ from config_helpers import compose, saved_run
 from hostile import Call, archive, careful, read_or_refused, told, two_directories
 from omegaconf import OmegaConf
 
-from diffusion.config import build, resuming, trained
+from diffusion.config import build, resuming, trained, training_run
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_parts_that_do_not_fit_is_not_gone_on_with(name, value, 
     def go_on():
         state = checkpoint.load(tmp_path / "file.pt")
         config = resuming.resumed_config(state["config"], OmegaConf.create(compose("train")), [])
-        build.build_trainer(config, tmp_path / "run", state)
+        training_run.build_trainer(config, tmp_path / "run", state)
         raise UserError("It is whole.")
 
     reason = {"step": "It is whole", "config": "the config of that checkpoint holds no"}.get(name, "is not whole")

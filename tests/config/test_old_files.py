@@ -10,7 +10,7 @@ import torch
 from conftest import CACHE, ROOT
 
 import diffusion
-from diffusion.config import build, resuming
+from diffusion.config import build, resuming, training_run
 from diffusion.records import checkpoint
 from diffusion.records.results import read_metrics
 
@@ -40,7 +40,7 @@ def test_a_width_of_the_average_is_still_chosen_afterwards():
 
 def test_a_stopped_run_goes_on_and_ends_as_it_would_have_then(tmp_path):
     state, then = checkpoint.load(FILES / "stopped.pt"), checkpoint.load(FILES / "finished.pt")
-    trainer = build.build_trainer(state["config"], tmp_path, resume=state)
+    trainer = training_run.build_trainer(state["config"], tmp_path, resume=state)
     assert (trainer.progress.step, trainer.progress.total_steps) == (4, 6)
     trainer.fit()
     trainer.tracker.close()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.config.build import described
+from diffusion.config.training_run import described
 from diffusion.data.images import ImageData, Images
 from diffusion.system.errors import UserError
 

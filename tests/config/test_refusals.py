@@ -3,7 +3,7 @@
 import pytest
 from config_helpers import tiny_config
 
-from diffusion.config import build
+from diffusion.config import build, training_run
 from diffusion.system.errors import UserError
 
 
@@ -11,9 +11,9 @@ def test_a_budget_with_another_length_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"training\.budget=4min and steps=4 both set the length: make one of them null"
     ):
-        build.build_trainer(tiny_config(**{"training.budget": "4min"}), tmp_path)
+        training_run.build_trainer(tiny_config(**{"training.budget": "4min"}), tmp_path)
     with pytest.raises(UserError, match=r"training\.budget=soon must be a time with its unit"):
-        build.build_trainer(tiny_config(**{"training.budget": "soon", "training.steps": "null"}), tmp_path)
+        training_run.build_trainer(tiny_config(**{"training.budget": "soon", "training.steps": "null"}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_a_group_that_was_deleted_is_asked_for(tmp_path):
     config = tiny_config()
     config["guidance"] = {"scale": 2.0}
     with pytest.raises(UserError, match="guidance must choose one of the options of its config group"):
-        build.build_trainer(config, tmp_path)
+        training_run.build_trainer(config, tmp_path)

@@ -10,7 +10,7 @@ from config_helpers import tiny_config
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from diffusion.config import build
+from diffusion.config import build, training_run
 from diffusion.system.errors import UserError
 
 NETWORKS = {  # the sizes of one network are alike here
@@ -87,7 +87,7 @@ def impossible(row):
 def refusal(config, folder):
     """The trainer of a config and no message, or no trainer and the message it is refused with."""
     try:
-        return build.build_trainer(config, folder), None
+        return training_run.build_trainer(config, folder), None
     except UserError as error:
         return None, str(error)
 

@@ -1,0 +1,135 @@
+"""Config → the trainer of a run, with all it needs: data, network, average, optimizer, scores."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion.config import guiding
+from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
+from diffusion.config.resuming import check_same_images
+from diffusion.config.settings import Config, check_types, in_context
+from diffusion.data.splits import number_as
+from diffusion.drawing.image_model import ImageModel
+from diffusion.records import checkpoint
+from diffusion.records.tracking import Tracker
+from diffusion.system.errors import UserError, brief
+
+log = logging.getLogger("diffusion")
+
+
+def build_trainer(config: Config, folder: Path, resume: Config | None = None, start: Config | None = None) -> Any:
+    """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
+
+    Args:
+        config: plain and resolved; guidance=auto in it becomes what it is for these images.
+        folder: of the run.
+        resume: the checkpoint to go on from.
+        start: the checkpoint whose averaged weights a new run starts from.
+    """
+    from diffusion.training.loop import Trainer  # here: who draws from a model needs nothing of this
+    from diffusion.training.parts import Parts
+
+    if resume is not None and resume["optimizer"] is None:
+        raise UserError(
+            "resume: that file holds a model's weights alone: give a run, or train on from it by checkpoint=."
+        )
+    if config["seed"] < 0:
+        raise UserError(f"seed={config['seed']} must be 0 or more.")
+    check_types(config)
+    device, data = build(config["device"], "device"), build_data(config["data"])
+    log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
+    image = described(data, resume, start)
+    if config["guidance"].get("_target_") == guiding.AUTOMATIC and not image["class_names"]:
+        text = "data=%s has no labels: the model is trained and draws without guidance; its settings have no effect."
+        log.info(text, data.name)
+    config["guidance"] = guiding.settled(config["guidance"], image["class_names"])
+    recipe = Recipe(config, image)
+    if start is not None:
+        same_heads(recipe, start)
+    weights = resume["network"] if resume is not None else start["ema"]["network"] if start is not None else None
+    network = device.place(recipe.network(config["seed"], weights))
+    size = sum(parameter.numel() for parameter in network.parameters())
+    log.info("Network: %s, %.2f million parameters.", type(network).__name__, size / 1e6)
+    ema = build(config["ema"], "ema", network=network)
+    parts = Parts(
+        denoiser=recipe.denoiser(network),
+        ema=ema,
+        optimizer=build(config["optimizer"], "optimizer", params=list(network.parameters())),
+        data=data,
+        guidance=recipe.guidance,
+        timesteps=build(config["timesteps"], "timesteps", {"schedule": recipe.schedule}),
+        loss=recipe.loss,
+        device=device,
+    )
+    tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
+    monitor = build(
+        {"_target_": "diffusion.training.monitor.Monitor", **config["score"]},
+        "score",
+        model=ImageModel(recipe.denoiser(ema.network), recipe.guidance, device, image),
+        sampler=recipe.preview,
+        parts=parts,
+        tracker=tracker,
+        folder=folder,
+    )
+    plan = build(config["training"], "training")
+    try:
+        trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
+    except (ValueError, OverflowError) as error:  # of a length that is none for so many images
+        raise UserError(in_context("training", config["training"], error)) from error
+    if resume is not None:
+        go_on(trainer, resume)
+    few = min(len(data.train), len(data.test))
+    if config["score"]["n"] and few < 2:
+        log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
+    elif config["score"]["n"]:  # last, because for new data it trains a classifier first
+        monitor.scorer = build_scorer(config["features"], data, device)
+    return trainer
+
+
+def described(data: Any, resume: Config | None, start: Config | None) -> Config:
+    """What a network must know of the images: still what it was for the run that goes on, or is started from."""
+    earlier = resume or start
+    if earlier is not None:
+        number_as(data, earlier["image"]["class_names"])
+    image, key = data.describe(), "resume" if resume is not None else "checkpoint"
+    if earlier is not None and len(earlier["image"]["class_names"]) == 1 and not image["class_names"]:
+        if build(earlier["config"]["guidance"], "guidance").conditional:
+            raise UserError(
+                f"{key}: this run took the one class of data={data.name} for a label, and one class is none any more: "
+                "draw from it and score it as before, but start a new run to train on."
+            )
+        image["class_names"] = earlier["image"]["class_names"]
+    if earlier is not None:
+        check_same_images(data.name, image, earlier["image"], key)
+    try:
+        checkpoint.check_image(image)
+    except ValueError as error:
+        raise UserError(f"data={data.name}: {error}.") from error
+    return image
+
+
+def same_heads(recipe: Recipe, start: Config) -> None:
+    """Raise `UserError` when only one of a run and the run it starts from learns the variance."""
+    had = build(measured(start["config"]["loss"], recipe.image), "loss").learns_variance
+    if had != recipe.loss.learns_variance:
+        raise UserError(
+            f"checkpoint={recipe.config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, "
+            f"whose network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
+        )
+
+
+def go_on(trainer: Any, resume: Config) -> None:
+    """Put a trainer where a checkpoint left off."""
+    try:
+        trainer.state.load_state_dict(resume)
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"resume: the state of that checkpoint is not whole ({brief(error)}).") from error
+    progress, config = trainer.progress, trainer.state.header["config"]
+    about = "about " if trainer.plan.budget is not None else ""
+    log.info("Resuming at step %d of %s%d.", progress.step, about, progress.total_steps)
+    if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
+        progress.best = None  # scores of another protocol do not compare
