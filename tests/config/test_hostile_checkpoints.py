@@ -99,7 +99,9 @@ HOSTILE = {
         with_config(good, model={"_target_": "os.system", "command": "touch owned"}), path
     ),
     "a target through our imports": lambda path, good: torch.save(
-        with_config(good, model={"_target_": "diffusion.data.datasets.gzip.open", "filename": "owned", "mode": "w"}),
+        with_config(
+            good, model={"_target_": "diffusion.data.datasets.known.gzip.open", "filename": "owned", "mode": "w"}
+        ),
         path,
     ),
     "a target that loads": lambda path, good: torch.save(
@@ -202,7 +204,7 @@ REASONS = {
     "its config holds longer texts than any": ("long texts",),
     "its config holds an interpolation": ("the environment",),
     "model._target_=os.system is not allowed": ("a target of the system",),
-    "model._target_=diffusion.data.datasets.gzip.open is not allowed": ("a target through our imports",),
+    "model._target_=diffusion.data.datasets.known.gzip.open is not allowed": ("a target through our imports",),
     "schedule._target_=torch.load is not allowed": ("a target that loads",),
     "model.width=4194304 must be at most": ("a huge network",),
     "its images have the size 1000000000": ("huge images",),

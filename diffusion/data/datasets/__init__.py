@@ -1,0 +1,27 @@
+"""The data sets, one function each; a new one needs a function here and a file of two lines in conf/data/.
+
+known.py   Fashion-MNIST, MNIST, KMNIST, CIFAR-10
+folder.py  a folder of images
+"""
+
+from diffusion.data.datasets.folder import image_folder
+from diffusion.data.datasets.known import (
+    cifar10,
+    fashion_mnist,
+    fashion_mnist_here,
+    fashion_mnist_mini,
+    kmnist,
+    mnist,
+    read_idx,
+)
+
+__all__ = [
+    "cifar10",
+    "fashion_mnist",
+    "fashion_mnist_here",
+    "fashion_mnist_mini",
+    "image_folder",
+    "kmnist",
+    "mnist",
+    "read_idx",
+]
