@@ -61,21 +61,6 @@ def options_first(arguments: Sequence[str]) -> list[str]:
     return options + settings
 
 
-def guidance_of_null(arguments: Sequence[str], script: str) -> list[str]:
-    """The command line with `guidance=null`, no option to Hydra, as what it means: auto, or what the run brings."""
-    brought = script != "train" or any(a.startswith(("resume=", "checkpoint=")) for a in arguments)
-    result = []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name == "guidance" and value.lower() == "null" and brought:
-            continue
-        if name == "guidance":
-            parts = ["auto" if part.strip().lower() == "null" else part for part in value.split(",")]
-            argument = f"guidance={','.join(parts)}"
-        result.append(argument)
-    return result
-
-
 def of_the_run(arguments: Sequence[str], script: str) -> list[str]:
     """The command line of a run that goes on, or starts from another: settings of groups whose options it brings.
 

@@ -41,10 +41,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     device, data = build(config["device"], "device"), build_data(config["data"])
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
     image = described(data, resume, start)
-    if config["guidance"].get("_target_") == guiding.AUTOMATIC and not image["class_names"]:
-        text = "data=%s has no labels: the model is trained and draws without guidance; its settings have no effect."
-        log.info(text, data.name)
-    config["guidance"] = guiding.settled(config["guidance"], image["class_names"])
+    config["guidance"] = guiding.settled(config["guidance"], image["class_names"], data.name)
     recipe = Recipe(config, image)
     if start is not None:
         same_heads(recipe, start)

@@ -137,22 +137,6 @@ def test_an_option_keeps_its_value_wherever_it_stands(option):
     assert arguments.options_first(["seed=1", *option, "n=2"]) == [*option, "seed=1", "n=2"]
 
 
-@pytest.mark.parametrize(
-    ("script", "given", "meant"),
-    [
-        ("train", ["guidance=null"], ["guidance=auto"]),
-        ("train", ["guidance=Null", "seed=1"], ["guidance=auto", "seed=1"]),
-        ("train", ["-m", "guidance=null,none"], ["-m", "guidance=auto,none"]),
-        ("train", ["guidance=null", "resume=latest"], ["resume=latest"]),  # the run's own
-        ("train", ["checkpoint=latest", "guidance=null"], ["checkpoint=latest"]),
-        ("sample", ["guidance=null", "n=4"], ["n=4"]),
-        ("train", ["guidance=none", "guidance.interval=null"], ["guidance=none", "guidance.interval=null"]),
-    ],
-)
-def test_guidance_of_null_is_what_is_possible(script, given, meant):
-    assert arguments.guidance_of_null(given, script) == meant
-
-
 @pytest.mark.parametrize("name", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_a_comma_in_the_folder_of_a_sweep_is_part_of_its_name(name):
     (given,) = arguments.arranged([f"{name}=out/a, b"], sweep=True)
