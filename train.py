@@ -9,6 +9,7 @@ python train.py -m schedule=linear,cosine seed=0,1 a sweep, with a leaderboard a
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def train(cfg: DictConfig) -> float | None:
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         for note in scores["notes"]:
             log.info("%s", note)
-        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
+        place = shlex.quote(os.path.relpath(folder))
+        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", place)
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)
