@@ -9,7 +9,6 @@ python train.py -m schedule=linear,cosine seed=0,1 a sweep, with a leaderboard a
 
 import logging
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,8 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
+    from shlex import quote
+
     from diffusion.config import guiding, resuming, settings, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
@@ -119,7 +120,7 @@ def train(cfg: DictConfig) -> float | None:
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         for note in scores["notes"]:
             log.info("%s", note)
-        place = shlex.quote(os.path.relpath(folder))
+        place = quote(os.path.relpath(folder))
         log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", place)
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
