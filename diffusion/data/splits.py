@@ -18,6 +18,7 @@ import torch
 from diffusion.data.folders import RUN, Contents, contents, number_of, some
 from diffusion.data.images import ImageData
 from diffusion.system.errors import UserError
+from diffusion.system.files import no_text
 from diffusion.system.randomness import SPLIT, stream
 
 log = logging.getLogger("diffusion")
@@ -95,17 +96,16 @@ def find_splits(
     if not labelled:
         return Splits(train, test, [])
     names = class_order({str(name) for _, name in train})
-    if len(names) > 1:  # one is no label
-        log.info("%s: %s classes: %s.", where, f"{len(names):,}", some(names, 10))
     alike = [name for name in names if of_split(name) in (*TRAINING, *TEST, *VALIDATION)]
     if alike:
         others = some([name for name in names if name not in alike])
         log.warning("%s: %s is taken for a class, beside %s.", where, some(alike), others)
     for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: the folder name {name!r} is no UTF-8: give it another name.") from error
+        why = no_text(name)
+        if why:
+            raise UserError(f"{where}: the folder name {name!a} {why}.")
+    if len(names) > 1:  # one is no label
+        log.info("%s: %s classes: %s.", where, f"{len(names):,}", some(names, 10))
     return Splits(train, of_classes(test, names, where), names)
 
 
