@@ -133,7 +133,7 @@ def blindness(found: Scores) -> str | None:
         return None
     return (
         f"Blurred test images have the FID {soft:.3f}, better than that of real ones, {real:.3f} (n = {n:,} each): "
-        "these scores do not see blur, so look at the pictures."
+        "a low FID does not tell sharp from blurred here, so look at the pictures."
     )
 
 
