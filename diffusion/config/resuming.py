@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.settings import HOMES, Config, allowed_target, arguments_of, choose_length, unknown
+from diffusion.data.shapes import in_words, pair
 from diffusion.system.errors import UserError
 
 # What a resumed run may change: its length, what it logs, and where it computes.
@@ -33,7 +34,7 @@ def plain(cfg: DictConfig) -> Config:
 def trained_with(config: Config) -> Config:
     """The settings of a config that its weights depend on."""
     groups = {name: dict(config[name]) for name in TRAINED_WITH}
-    groups["data"].pop("root", None)
+    groups["data"] = {**defaults("data", groups["data"]), **groups["data"], "root": None}
     if config.get("checkpoint"):
         groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
     groups["training"] = {k: v for k, v in config["training"].items() if f"training.{k}" not in RESUMABLE}
@@ -121,23 +122,24 @@ def moved_data(saved: Config, node: DictConfig | None) -> Config:
 
 def check_shape(data: Any, image: Config) -> None:
     """Raise `UserError` unless data have the size and channels that a checkpoint's model draws."""
-    mine, drawn = (data.channels, data.image_size), (image["channels"], image["size"])
+    mine, drawn = (data.channels, data.image_size), (image["channels"], pair(image["size"]))
     if mine != drawn:
-        (channels, size), (least, side) = mine, drawn
         raise UserError(
-            f"data={data.name} has images of {size}×{size} pixels with {channels} channels, and this model draws "
-            f"{side}×{side} with {least}: choose data of the same shape."
+            f"data={data.name} has images of {in_words(mine[1])} pixels with {mine[0]} channels, and this model draws "
+            f"{in_words(drawn[1])} with {drawn[0]}: choose data of the same shape."
         )
 
 
 def same_data(saved: Config, new: Config) -> bool:
     """Whether two nodes ask for the same images, wherever they lie; what a node leaves out is its default."""
-    both = []
-    for node in (saved, new):
-        target = allowed_target(str(node.get("_target_")), "data")
-        defaults = {name: each.default for name, each in arguments_of(target).items()}
-        both.append({**defaults, **node, "root": None})
-    return both[0] == both[1]
+    mine, asked = ({**defaults("data", node), **node, "root": None} for node in (saved, new))
+    return mine == asked
+
+
+def defaults(group: str, node: Config) -> Config:
+    """What a node of a config leaves out, as runs of before a setting existed do."""
+    found = arguments_of(allowed_target(str(node.get("_target_")), group))
+    return {name: each.default for name, each in found.items()}
 
 
 def same_run(folder: Path, saved: Config, new: Config) -> None:
