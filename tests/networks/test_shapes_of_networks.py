@@ -43,7 +43,7 @@ def test_a_u_net_whose_kernels_are_turned_over_draws_images_that_are(make):
 
 
 def test_a_transformer_whose_patches_are_turned_over_draws_images_that_are():
-    """Turning an image over turns over each patch, and their order; which half of a position is the row's is swapped."""
+    """Turning over turns over each patch and their order, and swaps the halves of a position."""
     network, turned = (perturbed(small_dit(image_size=size)) for size in ((12, 8), (8, 12)))
     turned.load_state_dict(network.state_dict())
     half = network.position.shape[1] // 2
