@@ -161,7 +161,7 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
             f"n={cfg.n} must be at least 2 (a useful FID needs more than 192) and repeats={cfg.repeats} at least 1."
         )
     model, state = trained.open_model(cfg, device)
-    batch_size = device.images_at_once(cfg.batch_size)
+    batch_size = device.images_at_once(cfg.batch_size, model.shape[1:])
     data = build.data_of(state, cfg.data)
     likelihood.check_settings(cfg.likelihood, cfg.likelihood_steps, cfg.likelihood_evaluations, data)
     one_class = len(model.class_names) == 1 and not data.class_names  # a run from when one class was a label

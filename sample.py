@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> None:
             n=cfg.n,
             classes=classes,
             seed=cfg.seed,
-            batch_size=model.device.images_at_once(cfg.batch_size),
+            batch_size=model.device.images_at_once(cfg.batch_size, model.shape[1:]),
             observe=film,
         )
     )

@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     from shlex import quote
 
-    from diffusion.config import guiding, resuming, settings, training_run
+    from diffusion.config import guiding, padding, resuming, settings, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
     from diffusion.records.results import fingerprint, finished, write_json
@@ -79,12 +79,14 @@ def train(cfg: DictConfig) -> float | None:
     if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
         state = checkpoint.load(folder / checkpoint.LAST)
         guiding.settle(cfg, state["image"])
+        padding.settle(cfg, state)
         resuming.same_run(folder, state["config"], resuming.plain(cfg))
         config = resuming.resumed_config(state["config"], cfg, overrides)
         log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
     elif cfg.resume:
         state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
         guiding.settle(cfg, state["image"])
+        padding.settle(cfg, state)
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
         start = checkpoint.load(checkpoint.find(cfg.checkpoint))

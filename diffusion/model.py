@@ -101,7 +101,7 @@ class Model:
         trained.set_guidance(self.image_model, self.state, given)
         chosen = class_numbers(plain(labels), self.image_model, "labels", names_first=False)
         numbers = self.image_model.labels(n, chosen)
-        at_once = self.image_model.device.images_at_once(batch_size)
+        at_once = self.image_model.device.images_at_once(batch_size, self.image_model.shape[1:])
         return self.image_model.draw(sampler, n, numbers, seed, at_once, progress=progress)
 
     @own_defaults()

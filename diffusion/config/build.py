@@ -16,6 +16,7 @@ from torch import nn
 
 from diffusion.config.resuming import check_shape, moved_data
 from diffusion.config.settings import Config, allowed_target, check_arguments, in_context, without_target
+from diffusion.data.shapes import padded
 from diffusion.data.splits import number_as
 from diffusion.denoiser import Denoiser
 from diffusion.evaluation.scoring import Scorer
@@ -101,7 +102,7 @@ class Recipe:
             UserError: a setting or the weights do not fit, or the network does not fit in memory.
         """
         image, heads = self.image, 2 if self.loss.learns_variance else 1
-        shape = {"channels": image["channels"], "image_size": image["size"] + 2 * image["padding"]}
+        shape = {"channels": image["channels"], "image_size": padded(image["size"], image["padding"])}
         shape |= {"num_classes": self.num_classes, "out_channels": heads * image["channels"]}
 
         def make() -> nn.Module:

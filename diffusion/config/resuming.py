@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.settings import HOMES, Config, allowed_target, arguments_of, choose_length, unknown
+from diffusion.data.shapes import in_words, pair
 from diffusion.system.errors import UserError
 
 # What a resumed run may change: its length, what it logs, and where it computes.
@@ -141,12 +142,11 @@ def moved_data(saved: Config, node: DictConfig | None) -> Config:
 
 def check_shape(data: Any, image: Config) -> None:
     """Raise `UserError` unless data have the size and channels that a checkpoint's model draws."""
-    mine, drawn = (data.channels, data.image_size), (image["channels"], image["size"])
+    mine, drawn = (data.channels, data.image_size), (image["channels"], pair(image["size"]))
     if mine != drawn:
-        (channels, size), (least, side) = mine, drawn
         raise UserError(
-            f"data={data.name} has images of {size}×{size} pixels with {channels} channels, and this model draws "
-            f"{side}×{side} with {least}: choose data of the same shape."
+            f"data={data.name} has images of {in_words(mine[1])} pixels with {mine[0]} channels, and this model draws "
+            f"{in_words(drawn[1])} with {drawn[0]}: choose data of the same shape."
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from diffusion.config import guiding
+from diffusion.config import guiding, padding
 from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
 from diffusion.config.resuming import check_same_images
 from diffusion.config.settings import Config, check_types, in_context
@@ -23,7 +23,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
     Args:
-        config: plain and resolved; guidance=auto in it becomes what it is for these images.
+        config: plain and resolved; guidance=auto and data.padding=auto in it become what they are for these images.
         folder: of the run.
         resume: the checkpoint to go on from.
         start: the checkpoint whose averaged weights a new run starts from.
@@ -40,6 +40,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     check_types(config)
     device, data = build(config["device"], "device"), build_data(config["data"])
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
+    padding.choose(config, data)
     image = described(data, resume, start)
     config["guidance"] = guiding.settled(config["guidance"], image["class_names"], data.name)
     recipe = Recipe(config, image)

@@ -1,4 +1,4 @@
-"""From an image file to the pixels that a network sees: first transparency, then the middle of it at the right size.
+"""From an image file to the pixels that a network sees: first transparency, then the right height and width.
 
 What lies under transparent pixels means nothing (programs leave black, white or anything there), so that one colour
 takes its place before anything else, c = a · colour + (1 − a) · background. Only then is the image scaled, or else the
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.fitting import fitted
+from diffusion.data.shapes import Size, pair
 from diffusion.system.errors import UserError, brief
 from diffusion.system.untrusted import open_image
 
@@ -27,7 +29,7 @@ IMAGE_SUFFIXES = (
 VERSION = 1  # of what is read from a file: part of the key of every cache of pixels
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 Colour = tuple[int, int, int]
-LONGEST = 16  # times its shorter side: an image that is longer is cropped before it is scaled
+ORIENTATION = 0x0112  # Exif's tag of how a camera was held
 FEWER_BITS = {"L;2": 85, "L;4": 17}  # of PNG: Pillow widens the pixels to 8 bits, but not their transparent value
 
 
@@ -44,28 +46,36 @@ class Decoded(NamedTuple):
 
 
 def read_image(
-    path: Path, size: int | None, channels: int, background: Colour = WHITE, way_out: str = "mend or remove it"
+    path: Path,
+    size: int | Size | None,
+    channels: int,
+    background: Colour = WHITE,
+    way_out: str = "mend or remove it",
+    fit: str = "crop",
 ) -> Tensor:
-    """One image file → uint8 (C, size, size): shorter side scaled to `size`, cropped in the middle.
+    """One image file → uint8 (C, H, W).
 
     Args:
         path: of the file; of several frames the first is read.
-        size: in pixels; with None the image keeps its own height and width.
+        size: (height, width) in pixels, or the side of a square; with None the image keeps its own.
         channels: 1 for grey, 3 for colour.
-        background: red, green and blue of what shows through transparent pixels.
+        background: red, green and blue of what shows through transparent pixels, and around an image that is padded.
         way_out: what the message about a damaged file advises.
+        fit: how an image of another shape is brought to that size, see `diffusion.data.fitting`.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        pixels = decode_file(path, size, channels, background).pixels
+        pixels = decode_file(path, size, channels, background, fit).pixels
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise UserError(f"The image {path} cannot be read ({reason(error)}): {way_out}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def decode_file(path: Path, size: int | None, channels: int, background: Colour = WHITE) -> Decoded:
+def decode_file(
+    path: Path, size: int | Size | None, channels: int, background: Colour = WHITE, fit: str = "crop"
+) -> Decoded:
     """As `read_image`, with the errors as they come: of Pillow, of the file system, and `ValueError`."""
     from PIL import ImageOps
 
@@ -77,9 +87,15 @@ def decode_file(path: Path, size: int | None, channels: int, background: Colour 
         image = _opaque(_of_8_bits(upright, tags), upright, FEWER_BITS.get(str(kind), 1), background)
         image = image.convert("L" if channels == 1 else "RGB")
         if size is not None:
-            image = _middle(image, size)
+            image = fitted(image, pair(size), fit, background)
         pixels = np.array(image)
         return Decoded(pixels.reshape(*pixels.shape[:2], channels), has_more_frames(file))
+
+
+def upright_size(file: "Image.Image") -> Size:
+    """(height, width) of an open image file as it is shown; only its head is read."""
+    turned = file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def has_more_frames(file: "Image.Image") -> bool:
@@ -172,19 +188,3 @@ def _opaque(image: "Image.Image", original: "Image.Image", factor: int, backgrou
     ground = Image.new("RGB", image.size, background)
     ground.paste(image.convert("RGB"), mask=alpha)
     return ground
-
-
-def _middle(image: "Image.Image", size: int) -> "Image.Image":
-    """The square in the middle of an image whose shorter side is scaled to `size`, with Lanczos's filter."""
-    from PIL import Image
-
-    lanczos, scale = Image.Resampling.LANCZOS, size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    if max(image.size) > LONGEST * min(image.size):  # enlarged as a whole, it could be of any size
-        across, down = image.width / width, image.height / height
-        right, bottom = min((left + size) * across, image.width), min((top + size) * down, image.height)
-        return image.resize((size, size), lanczos, box=(left * across, top * down, right, bottom))
-    if (width, height) != image.size:
-        image = image.resize((width, height), lanczos)
-    return image.crop((left, top, left + size, top + size))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diffusion.data.decoding import VERSION, WHITE, Colour, read_image
+from diffusion.data.shapes import AUTO, Padding, Size, short, sides
 from diffusion.data.workers import loaded
 from diffusion.system.errors import UserError
 from diffusion.system.randomness import DATA_ORDER, stream
@@ -64,27 +65,29 @@ class ImageFiles(torch.utils.data.Dataset):
     Args:
         paths: of the N files.
         labels: int64 (N,) or None.
-        size, channels, background, way_out: as in `read_image`.
+        size, channels, background, way_out, fit: as in `read_image`.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         labels: Tensor | None,
-        size: int,
+        size: int | Size,
         channels: int,
         background: Colour = WHITE,
         way_out: str = "mend or remove it",
+        fit: str = "crop",
     ) -> None:
         self.paths, self.labels, self.size, self.channels = list(paths), labels, size, channels
-        self.background, self.way_out = background, way_out
+        self.background, self.way_out, self.fit = background, way_out, fit
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         label = -1 if self.labels is None else int(self.labels[index])
-        return read_image(self.paths[index], self.size, self.channels, self.background, self.way_out), label
+        path, how = self.paths[index], (self.size, self.channels, self.background, self.way_out, self.fit)
+        return read_image(path, *how), label
 
     def select(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = torch.stack([self[int(i)][0] for i in indices])
@@ -105,9 +108,13 @@ class ImageData:
         train, test: the splits, at the images' own size.
         class_names: one name per label, empty when there are no labels. One class says nothing, so that its images
             are taken as unlabelled, too.
-        padding: black pixels added on every side for the network and cropped from its samples (28 → 32 is 2).
+        padding: black pixels added on every side for the network and cropped from its samples (28 → 32 is 2), or on
+            [top, bottom, left, right]; "auto" leaves it to the network of a run.
         packaged_scorer: name of the scorer in this package that judges these images, if there is one.
         background: what shows through transparent pixels, here and in images that are compared with these.
+
+    Attributes:
+        image_size: (height, width).
     """
 
     def __init__(
@@ -116,13 +123,12 @@ class ImageData:
         train: Images | ImageFiles,
         test: Images | ImageFiles,
         class_names: Sequence[str],
-        padding: int = 0,
+        padding: Padding = 0,
         packaged_scorer: str | None = None,
         background: Colour = WHITE,
     ) -> None:
-        if padding < 0:
-            raise ValueError(f"padding={padding} must be 0 or more pixels")
-        self.name, self.train, self.test, self.padding = name, train, test, padding
+        self.name, self.train, self.test = name, train, test
+        self.padding: Padding = padding if padding == AUTO else short(sides(padding))
         self.class_names, self.packaged_scorer, self.background = list(class_names), packaged_scorer, background
         for labels in (train.labels, test.labels):
             if labels is not None and not set(labels.unique().tolist()) <= set(range(len(class_names))):
@@ -135,12 +141,12 @@ class ImageData:
             log.info("data=%s has one class (%s), so it is treated as unlabelled.", name, class_names[0])
             self.train, self.test, self.class_names = unlabelled(train), unlabelled(test), []
         first, _ = train.select(torch.zeros(1, dtype=torch.long))
-        self.channels, self.image_size = first.shape[1], first.shape[-1]
+        self.channels, self.image_size = first.shape[1], (first.shape[-2], first.shape[-1])
 
     def describe(self) -> dict:
         """What a model must know of its images: size, channels, padding, class names, and their root mean square."""
         return {
-            "size": self.image_size,
+            "size": short(self.image_size),
             "channels": self.channels,
             "padding": self.padding,
             "class_names": self.class_names,
@@ -152,18 +158,21 @@ class ImageData:
         few = torch.linspace(0, len(self.train) - 1, min(1000, len(self.train))).long()
         images = self.train.images if isinstance(self.train, Images) else self.train.select(few)[0]
         counts = torch.bincount(images.cpu().flatten(), minlength=256).double()
-        counts[0] += images.numel() * ((1 + 2 * self.padding / self.image_size) ** 2 - 1)
+        (height, width), (top, bottom, left, right) = self.image_size, sides(self.padding)
+        taller, wider = 1 + (top + bottom) / height, 1 + (left + right) / width
+        counts[0] += images.numel() * ((taller**2 if taller == wider else taller * wider) - 1)  # two roundings differ
         values = encode(torch.arange(256)).double()
         return float((counts @ values.square() / counts.sum()).sqrt())
 
     def fingerprint(self, split: str = "train") -> str:
         """A hash of a split, "train" or "test", as it is seen: part of the key of everything cached about this data."""
         images: Images | ImageFiles = self.train if split == "train" else self.test
-        digest = hashlib.sha256(f"{self.channels}, {self.image_size}, {len(images)};".encode())
+        digest = hashlib.sha256(f"{self.channels}, {short(self.image_size)}, {len(images)};".encode())
         if isinstance(images, Images):
             digest.update(images.images.cpu().numpy().tobytes())
         else:
-            digest.update(f"{VERSION}, {images.background};".encode())
+            fit = "" if images.fit == "crop" else f", {images.fit}"
+            digest.update(f"{VERSION}, {images.background}{fit};".encode())
             for path in images.paths:
                 digest.update(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}".encode())
         if images.labels is not None:
@@ -225,11 +234,14 @@ def _index_batches(size: int, batch_size: int, seed: int, step: int, device: tor
         step += 1
 
 
-def pad_images(images: Tensor, padding: int) -> Tensor:
-    """Add black (0) pixels on every side: uint8 (N, C, H, W) → (N, C, H + 2p, W + 2p)."""
-    return pad(images, [padding] * 4) if padding else images
+def pad_images(images: Tensor, padding: int | str | Sequence[int]) -> Tensor:
+    """Add black (0) pixels around uint8 images (N, C, H, W): as many on every side, or [top, bottom, left, right]."""
+    top, bottom, left, right = sides(padding)
+    return pad(images, [left, right, top, bottom]) if top + bottom + left + right else images
 
 
-def crop_images(images: Tensor, padding: int) -> Tensor:
+def crop_images(images: Tensor, padding: int | str | Sequence[int]) -> Tensor:
     """The inverse of `pad_images`."""
-    return images[..., padding:-padding, padding:-padding] if padding else images
+    top, bottom, left, right = sides(padding)
+    height, width = images.shape[-2:]
+    return images[..., top : height - bottom, left : width - right]

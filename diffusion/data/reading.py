@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.decoding import VERSION, Colour, decode_file, has_more_frames, reason
+from diffusion.data.decoding import VERSION, Colour, decode_file, has_more_frames, reason, upright_size
 from diffusion.data.images import ImageFiles, Images
+from diffusion.data.shapes import LEAST, MOST, Size, in_words, pair, short
 from diffusion.system.errors import UserError, brief
 from diffusion.system.files import replacing
 from diffusion.system.progress import progress_bar
@@ -38,15 +39,24 @@ class FolderReader:
 
     Args:
         folder: that holds all of them.
-        size, channels, background: as in `read_image`.
+        size: (height, width), the side of a square, or None for that of all images.
+        channels, background, fit: as in `read_image`.
         memory_limit: GiB of decoded images above which they stay in their files.
         skip_damaged: leave out files that cannot be read, rather than stop.
     """
 
     def __init__(
-        self, folder: Path, size: int, channels: int, background: Colour, memory_limit: float, skip_damaged: bool
+        self,
+        folder: Path,
+        size: int | Sequence[int] | None,
+        channels: int,
+        background: Colour,
+        memory_limit: float,
+        skip_damaged: bool,
+        fit: str = "crop",
     ) -> None:
-        self.folder, self.size, self.channels, self.background = folder, size, channels, background
+        self.folder, self.channels, self.background, self.fit = folder, channels, background, fit
+        self.own_size, self.size = size is None, pair(LEAST if size is None else size)
         self.memory_limit, self.skip_damaged = memory_limit, skip_damaged
         self.images: np.ndarray | None = None  # uint8 (N, C, H, W), where they are in memory
         self.rows: dict[Path, int] = {}
@@ -55,12 +65,14 @@ class FolderReader:
         """Those of some files that can be read, each with its number.
 
         Raises:
-            UserError: some are damaged, and are not to be left out; or all of them are.
+            UserError: some are damaged, and are not to be left out; or all of them are; or they have no common size.
         """
-        each = self.channels * self.size**2
+        if self.own_size:
+            self.size = common_size(paths) or self.size
+        each = self.channels * self.size[0] * self.size[1]
         in_memory = len(paths) * each <= self.memory_limit * 2**30
         whole = in_memory or self.skip_damaged  # of the others, the heads alone are looked at
-        shape = (len(paths), self.channels, self.size, self.size) if in_memory else (0,)
+        shape = (len(paths), self.channels, *self.size) if in_memory else (0,)
         many = len(paths) > MANY
         kept = self._place(paths, f"{shape}, {whole}") if many else CACHE
         found = self._from_cache(kept, paths, shape) if many else None
@@ -90,7 +102,7 @@ class FolderReader:
         """Some of the readable images as a split, with labels (N,) or None."""
         if self.images is None:
             way_out = f"mend it, or start a new run with {SKIP}"
-            return ImageFiles(paths, labels, self.size, self.channels, self.background, way_out)
+            return ImageFiles(paths, labels, self.size, self.channels, self.background, way_out, self.fit)
         rows = np.array([self.rows[path] for path in paths], np.int64)
         return Images(torch.from_numpy(self.images[rows]), labels)
 
@@ -107,7 +119,7 @@ class FolderReader:
             for row, path in enumerate(paths):
                 try:
                     if whole:
-                        pixels, several = decode_file(path, self.size, self.channels, self.background)
+                        pixels, several = decode_file(path, self.size, self.channels, self.background, self.fit)
                         if len(images):
                             images[row] = pixels.transpose(2, 0, 1)
                     else:
@@ -122,7 +134,8 @@ class FolderReader:
 
     def _key(self, *files: str) -> str:
         """A hash of the folder and of how it is decoded, or of how, and of its files, wherever they lie."""
-        way = (self.size, self.channels, self.background)
+        way: tuple = (short(self.size), self.channels, self.background)
+        way += () if self.fit == "crop" else (self.fit,)
         about = (VERSION, *way, files) if files else (str(self.folder.resolve()), *way)
         return hashlib.sha256(repr(about).encode("utf-8", "replace")).hexdigest()[:12]
 
@@ -191,6 +204,37 @@ class FolderReader:
             return
         text = "Read %s images in %.1f s; kept as %s (%.1f MiB), so that the next start is quick."
         log.info(text, f"{count:,}", seconds, kept, images.nbytes / 2**20)
+
+
+def common_size(paths: Sequence[Path]) -> Size | None:
+    """(height, width) of all images of some files, by their heads; None where none of them can be read.
+
+    Raises:
+        UserError: they differ, or are too small or too large.
+    """
+    way_out = "give the size that all are brought to, data.image_size=[H,W], by data.fit=crop, pad or stretch"
+    first: tuple[Path, Size] | None = None
+    for path in paths:
+        try:
+            with open_image(path) as file:
+                size = upright_size(file)
+        except Exception:  # of many kinds: a damaged file, which is told later
+            continue
+        if first is None:
+            first = path, size
+        elif size != first[1]:
+            raise UserError(
+                f"data.image_size=null takes images of one size, but {first[0]} has {in_words(first[1])} pixels "
+                f"(height × width) and {path} has {in_words(size)}: {way_out}."
+            )
+    if first is None:
+        return None
+    if not LEAST <= min(first[1]) <= max(first[1]) <= MOST:
+        raise UserError(
+            f"data.image_size=null: {first[0]} has {in_words(first[1])} pixels, and sides are from {LEAST} to {MOST}: "
+            f"{way_out}."
+        )
+    return first[1]
 
 
 def unreadable(paths: Sequence[Path], damaged: Damaged) -> str:

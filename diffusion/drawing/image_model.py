@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data.images import crop_images, decode, encode, pad_images
+from diffusion.data.shapes import padded
 from diffusion.denoiser import Denoiser
 from diffusion.guidance import ClassifierFree, Guidance, Unconditional
 from diffusion.sampler.base import Conditions, Observer, Sampler, draw_images
@@ -21,7 +22,7 @@ class ImageModel:
         denoiser: with the weights to sample from, on the device.
         guidance: how labels act.
         device: where and in which precision.
-        image: {"size": H, "channels": C, "padding": pixels the network sees around it, "class_names": […]}.
+        image: {"size": H or [H, W], "channels": C, "padding": pixels the network sees around it, "class_names": […]}.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, device: Device, image: dict) -> None:
@@ -31,9 +32,8 @@ class ImageModel:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H + 2p, W + 2p) that the network sees."""
-        size = self.image["size"] + 2 * self.image["padding"]
-        return (self.image["channels"], size, size)
+        """(C, H, W) that the network sees, with the padding."""
+        return (self.image["channels"], *padded(self.image["size"], self.image["padding"]))
 
     def unguided(self) -> "ImageModel":
         """The same model without guidance; with labels, where it draws with them."""
@@ -93,9 +93,9 @@ class ImageModel:
         return ranks.gather(self.to_images(x), n)
 
     def from_images(self, images: Tensor) -> Tensor:
-        """uint8 (n, C, H, W) → network values (n, C, H + 2p, W + 2p)."""
+        """uint8 (n, C, H, W) → network values with the padding."""
         return encode(pad_images(images, self.image["padding"]))
 
     def to_images(self, x: Tensor) -> Tensor:
-        """Network values (n, C, H + 2p, W + 2p) → uint8 (n, C, H, W)."""
+        """Network values with the padding → uint8 (n, C, H, W)."""
         return crop_images(decode(x), self.image["padding"])

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,24 @@ class Classifier(nn.Module):
 
     Dropout after all but the first keeps 313,000 weights from learning 55,000 images by heart; it makes the features
     blind to nothing, as augmentation by flips or shifts would.
+
+    Args:
+        stride: of the first convolution, whose kernel is then as large as it must be to see every pixel.
     """
 
     widths = (32, 64, 128, 192)
     dropout = 0.2
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, stride: int = 1) -> None:
         super().__init__()
+        if not 1 <= stride <= 32:
+            raise ValueError(f"stride={stride} must be from 1 to 32")
+        kernel = max(3, 2 * stride - 1)
         layers: list[nn.Module] = []
         for i, width in enumerate(self.widths):
-            stride = 1 if i == 0 else 2
-            layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
-            layers += [nn.Dropout(self.dropout)] if i else []
-            channels = width
+            layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)]
+            layers += [nn.BatchNorm2d(width), nn.GELU(), *([nn.Dropout(self.dropout)] if i else [])]
+            channels, kernel, stride = width, 3, 2
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(channels, num_classes)
 
@@ -60,6 +65,11 @@ class Classifier(nn.Module):
         return state_hash(self)
 
 
+def first_stride(size: Sequence[int]) -> int:
+    """The first stride for images of (height, width): from 64×64 pixels on it works at 32 to 63, and costs no more."""
+    return max(1, math.isqrt(math.prod(size)) // 32)
+
+
 def state_hash(network: nn.Module) -> str:
     """A hash of all weights and buffers."""
     digest = hashlib.sha256()
@@ -70,7 +80,7 @@ def state_hash(network: nn.Module) -> str:
 
 def recipe() -> str:
     """A hash of how a `Classifier` is built and trained when nothing is said: part of the keys of what is cached."""
-    parts = (Classifier, train_classifier, hold_out, even_order, pace, _epochs, loss_and_accuracy)
+    parts = (Classifier, first_stride, train_classifier, hold_out, even_order, pace, _epochs, loss_and_accuracy)
     code = "".join(inspect.getsource(part) for part in parts)
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
@@ -120,9 +130,10 @@ def train_classifier(
     held_images, held_labels = data.train.select(held)
     fit = data.train.subset(fitted)
     batch_size, steps = pace(len(fit), batch_size)
+    stride = first_stride(data.image_size)
     with torch.random.fork_rng():  # weights and dropout draw from the global generator, which is left as it was
         torch.manual_seed(stream(seed, NETWORK).initial_seed())
-        classifier = Classifier(data.channels, len(data.class_names))
+        classifier = Classifier(data.channels, len(data.class_names), stride)
         classifier.to(device).to(memory_format=torch.channels_last)
         best: tuple[float, int, Classifier] = (math.inf, 0, classifier)
         drawn = batches(fit, batch_size, seed, 0, device)
@@ -137,6 +148,7 @@ def train_classifier(
         "data": data.name,
         "data_fingerprint": data.fingerprint(),
         "channels": data.channels,
+        "stride": stride,
         "class_names": data.class_names,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -240,7 +252,7 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, dict[
             record = read_json(file.metadata()["record"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and nobody else's draws may shift
-            classifier = Classifier(record["channels"], len(record["class_names"]))
+            classifier = Classifier(record["channels"], len(record["class_names"]), record.get("stride", 1))
         classifier.load_state_dict(state)
     except FileNotFoundError as error:
         raise UserError(

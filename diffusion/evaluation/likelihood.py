@@ -10,6 +10,7 @@ Beside it stand two codes without a network, those of `codes.py`.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data.images import ImageData, ImageFiles, encode, pad_images
+from diffusion.data.shapes import padded
 from diffusion.denoiser import Denoiser, per_image
 from diffusion.evaluation.codes import READ, histogram_bits, png_bits
 from diffusion.evaluation.reference import even_order
@@ -81,7 +83,7 @@ def likelihood_bound(
     seed: int = 0,
     batch_size: int = 250,
     device: torch.device | str = "cpu",
-    padding: int = 0,
+    padding: int | Sequence[int] = 0,
     share: float = FIXED_SHARE,
     progress: bool = False,
 ) -> Bound:
@@ -96,7 +98,7 @@ def likelihood_bound(
         labels: classes (n,) or None.
         steps: T, at least 2; None is that of the schedule.
         evaluations: of the network for each image, at least 2; None is one for each step.
-        padding: black pixels that the network sees on every side.
+        padding: black pixels that the network sees on every side, or [top, bottom, left, right].
         share: log variance of p is (1 − share) · log β̃ + share · log β where the denoiser has not learned it.
         progress: show a bar.
     """
@@ -111,7 +113,7 @@ def likelihood_bound(
     grid, found, prior = times.to(device, exact), [], []
     with exact_float32(), progress_bar(n * (count + 1), "likelihood", "evaluations", disable=not progress) as bar:
         for part in torch.arange(n).split(batch_size):
-            x_0 = encode(pad_images(images[part], padding)).to(device, exact)  # (B, C, H + 2p, W + 2p)
+            x_0 = encode(pad_images(images[part], padding)).to(device, exact)  # (B, C, H, W) with the padding
             classes = None if labels is None else labels[part].to(device)
             prior.append(prior_bits(schedule, x_0).cpu())
             streams = [stream(seed, LIKELIHOOD, i) for i in part.tolist()]
@@ -130,8 +132,8 @@ def likelihood_bound(
                 terms.append(step_bits(schedule, x_0, x_t, t, s, x_hat, learned).cpu())
                 bar.update(len(part))
             found.append(torch.stack(terms, dim=1))
-    height, width = images.shape[-2:]
-    scale = (height + 2 * padding) * (width + 2 * padding) / (height * width)
+    shape = images.shape[-2:]
+    scale = math.prod(padded(shape, padding)) / math.prod(shape)
     bits, before = scale * torch.cat(found).double(), scale * torch.cat(prior).double()
     decoder, sampled = bits[:, 0], bits[:, 1:]
     summed = (sampled * size).sum(dim=1)
@@ -157,7 +159,14 @@ def check_settings(n: int, steps: int | None, evaluations: int | None, data: Ima
 
 
 def measure(
-    denoiser: Denoiser, data: ImageData, n: int, *, conditional: bool, seed: int, padding: int, **settings: Any
+    denoiser: Denoiser,
+    data: ImageData,
+    n: int,
+    *,
+    conditional: bool,
+    seed: int,
+    padding: int | Sequence[int],
+    **settings: Any,
 ) -> dict[str, Any]:
     """The likelihood of n test images, every class in its proportion, with what it was measured by.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from diffusion.data.images import Images
 from diffusion.system.device import exact_float32
 
-CHUNK = 10_000  # training images compared at once
+CHUNK = 10_000  # training images compared at once, or fewer that have MOST pixels
+MOST, EXACT = 2**27, 2**23  # pixels of training images, and of images whose distances are computed exactly, at once
 ROWS = 1000
 
 
@@ -30,11 +31,17 @@ class PixelNeighbours:
         """Distances float64 (b, 2), the smaller first, and indices (b, 2), of uint8 images (b, C, H, W)."""
         with exact_float32():
             index = self._candidates(images)
-        neighbours = self.train.select(index.flatten())[0].view(len(images), 2, -1)
-        difference = neighbours.double() - images.cpu().flatten(1).double().unsqueeze(1)
-        distance = difference.square().sum(dim=2).sqrt() / 255
+        few = max(1, EXACT // images[0].numel())
+        parts = zip(images.cpu().split(few), index.split(few), strict=True)
+        distance = torch.cat([self._distances(*part) for part in parts])
         distance, order = distance.sort(dim=1, stable=True)
         return distance, index.gather(1, order)
+
+    def _distances(self, images: Tensor, index: Tensor) -> Tensor:
+        """Exact distances (b, 2) of uint8 images (b, C, H, W) to the training images at `index` (b, 2)."""
+        neighbours = self.train.select(index.flatten())[0].view(len(images), 2, -1)
+        difference = neighbours.double() - images.flatten(1).double().unsqueeze(1)
+        return difference.square().sum(dim=2).sqrt() / 255
 
     def _candidates(self, images: Tensor) -> Tensor:
         """Indices (b, 2) of the two nearest, by float32 distances."""
@@ -59,8 +66,8 @@ class PixelNeighbours:
         if self._chunks is not None:
             yield from self._chunks
             return
-        chunks, size = [], 0
-        for indices in torch.arange(len(self.train)).split(CHUNK):
+        chunks, size, pixels = [], 0, self.train.images[0].numel()
+        for indices in torch.arange(len(self.train)).split(max(2, min(CHUNK, MOST // pixels))):
             y = self._values(self.train.select(indices)[0])
             size += y.nbytes
             chunks.append((y, y.square().sum(dim=1).unsqueeze(0) / 2))

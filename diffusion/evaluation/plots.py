@@ -171,11 +171,11 @@ def neighbours(rows: Sequence[tuple[str, Tensor, Tensor, Sequence[float]]]) -> F
     ):
         picture = tile(torch.cat([generated, nearest]), len(generated), gap=1).permute(1, 2, 0).numpy()
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
-        cell = generated.shape[-1] + 1
+        height, width = (side + 1 for side in generated.shape[-2:])
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_yticks([cell / 2, 1.5 * cell], ["generated", "nearest\ntraining image"])
+        axes.set_yticks([height / 2, 1.5 * height], ["generated", "nearest\ntraining image"])
         axes.set_xticks(
-            [(i + 0.5) * cell for i in range(len(generated))], [f"{value:.2f}" for value in distances], fontsize=8
+            [(i + 0.5) * width for i in range(len(generated))], [f"{value:.2f}" for value in distances], fontsize=8
         )
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

@@ -11,6 +11,7 @@ from diffusion.data.decoding import reason
 from diffusion.data.folders import find_images, refuse_file
 from diffusion.data.images import ImageData, ImageFiles, Images
 from diffusion.data.reading import unreadable
+from diffusion.data.shapes import in_words
 from diffusion.drawing.names import folder_names
 from diffusion.system.errors import UserError, brief
 from diffusion.system.untrusted import open_image, read_arrays
@@ -80,9 +81,9 @@ def _folder(path: Path, data: ImageData, key: str) -> ImageFiles:
 
 
 def _check_size(what: str, data: ImageData, size: tuple[int, ...], channels: int) -> None:
-    if size != (data.image_size, data.image_size) or channels != data.channels:
+    if size != data.image_size or channels != data.channels:
         raise UserError(
-            f"{what}: {size[0]}×{size[1]} pixels with {channels} channels, but the images of "
-            f"data={data.name} have {data.image_size}×{data.image_size} with {data.channels}: resizing would "
+            f"{what}: {in_words(size)} pixels with {channels} channels, but the images of "
+            f"data={data.name} have {in_words(data.image_size)} with {data.channels}: resizing would "
             f"change them, so make them that size{', or name the data= they belong to' * what.startswith('samples')}."
         )

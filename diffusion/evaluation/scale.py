@@ -25,7 +25,7 @@ SPLITS = 10  # of the Inception Score
 
 def blurred(images: Tensor, generator: torch.Generator) -> Tensor:
     """uint8 images (n, C, H, W), each pixel the mean of a square around it: 3×3 in images of 28×28, 5×5 in 32×32 …"""
-    side = 2 * max(1, images.shape[-1] // 16) + 1
+    side = 2 * max(1, min(images.shape[-2:]) // 16) + 1
     mean = avg_pool2d(images.float(), side, 1, side // 2, count_include_pad=False)
     return mean.round().to(torch.uint8)
 

@@ -17,7 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.networks.layers import Conditioning, attend, check_shape, sinusoidal_embedding, zero
+from diffusion.networks.layers import (
+    Conditioning,
+    Size,
+    attend,
+    check_patch,
+    check_shape,
+    multiple_from,
+    pair,
+    sinusoidal_embedding,
+    zero,
+)
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -25,16 +35,15 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     return F.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2)
 
 
-def unpatchify(tokens: Tensor, patch: int) -> Tensor:
-    """The inverse of `patchify` for square images: (B, N, C·patch²) → (B, C, patch·√N, patch·√N)."""
-    side = round(tokens.shape[1] ** 0.5)
-    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (side, side)), patch)
+def unpatchify(tokens: Tensor, patch: int, rows: int) -> Tensor:
+    """The inverse of `patchify`: so many rows of patches (B, N, C·patch²) → (B, C, patch·rows, patch·N/rows)."""
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, -1)), patch)
 
 
-def position_embedding(side: int, width: int) -> Tensor:
-    """Sines and cosines of the row in the first half of each vector, of the column in the second: (side², width)."""
-    line = sinusoidal_embedding(torch.arange(side), width // 2)  # (side, width // 2)
-    return torch.cat([line.repeat_interleave(side, dim=0), line.repeat(side, 1)], dim=1)
+def position_embedding(rows: int, columns: int, width: int) -> Tensor:
+    """Sines and cosines of the row in the first half of each vector, of the column in the second: (N, width)."""
+    down, across = (sinusoidal_embedding(torch.arange(side), width // 2) for side in (rows, columns))
+    return torch.cat([down.repeat_interleave(columns, dim=0), across.repeat(rows, 1)], dim=1)
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -82,7 +91,7 @@ class DiT(nn.Module):
         width: channels of each token, a multiple of 4 (sine and cosine of row and column) and of `heads`.
         depth: number of blocks.
         heads: of each attention.
-        patch: side of the patches, in pixels; it divides `image_size`.
+        patch: side of the patches, in pixels; it divides height and width.
         mlp_ratio: width of the perceptrons' hidden layer as a multiple of `width`.
     """
 
@@ -91,7 +100,7 @@ class DiT(nn.Module):
     def __init__(
         self,
         channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int = 0,
         out_channels: int | None = None,
         width: int = 144,
@@ -107,15 +116,20 @@ class DiT(nn.Module):
         check_shape(image_size, 0, {"width": width}, groups=4)
         if width % heads:
             raise ValueError(f"heads={heads} must divide the width {width}")
-        if patch < 1 or image_size % patch:
-            raise ValueError(f"patch={patch} does not divide the image size {image_size}: choose one that does")
+        check_patch(image_size, patch)
+        rows, columns = (side // patch for side in pair(image_size))
         self.num_classes, self.patch = num_classes, patch
         self.conditioning = Conditioning(width, num_classes, hidden=True)
         self.first = nn.Linear(channels * patch**2, width)
-        self.register_buffer("position", position_embedding(image_size // patch, width), persistent=False)
+        self.register_buffer("position", position_embedding(rows, columns, width), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio) for _ in range(depth)])
         self.modulation = zero(nn.Linear(width, 2 * width))
         self.last = zero(nn.Linear(width, out_channels * patch**2))
+
+    @staticmethod
+    def fitting_side(side: int, patch: int = 4, **others: object) -> int:
+        """The least side, from this one on, that patches cut without a remainder."""
+        return multiple_from(side, patch, least=1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, out_channels, H, W)."""
@@ -124,4 +138,4 @@ class DiT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, vector)
         shift, scale = self.modulation(vector)[:, None].chunk(2, dim=2)
-        return unpatchify(self.last(modulated_norm(tokens, shift, scale)), self.patch)
+        return unpatchify(self.last(modulated_norm(tokens, shift, scale)), self.patch, x.shape[-2] // self.patch)

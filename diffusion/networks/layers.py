@@ -1,14 +1,31 @@
 """Parts that the networks share: time embedding, conditioning and the check of the image size.
 
-Every network is made for images of so many `channels` and `image_size` pixels a side, with `num_classes` K labels, or 0
-for an unconditional one; it returns `out_channels`, None meaning those of the images.
+Every network is made for images of so many `channels` and `image_size` pixels, (height, width) or the side of a square,
+with `num_classes` K labels, or 0 for an unconditional one; it returns `out_channels`, None meaning those of the images.
+
+A network that takes some sizes better than others says so by a static method `fitting_side`: from a side and its
+settings to the least side from that one on, to which data.padding=auto pads. Without one, it takes any.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Size = int | Sequence[int]  # the side of a square, or (height, width)
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(height, width) of one number for a square, or of two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def multiple_from(side: int, unit: int, least: int) -> int:
+    """The least multiple of `unit` from `side` on that holds it at least so often."""
+    return max(-(-side // unit), least) * unit
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
@@ -81,7 +98,7 @@ def zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def check_shape(image_size: int, halvings: int, widths: dict[str, int], groups: int = 1) -> None:
+def check_shape(image_size: Size, halvings: int, widths: dict[str, int], groups: int = 1) -> None:
     """Raise `ValueError` for widths that are no positive multiples of `groups`, or an image that gets too small."""
     if groups < 1:
         raise ValueError(f"groups={groups} must be at least 1")
@@ -92,8 +109,21 @@ def check_shape(image_size: int, halvings: int, widths: dict[str, int], groups: 
         if value < 1 or value % groups:
             rule = "at least 1" if groups == 1 else f"a positive multiple of {groups}"
             raise ValueError(f"{name}={value} must be {rule}")
-    if image_size >> halvings < 2:
+    height, width = pair(image_size)
+    if min(height, width) >> halvings < 2:
         raise ValueError(
-            f"images of {image_size}×{image_size} pixels cannot be halved {halvings} times: use fewer levels, "
-            f"or at least {2 << halvings} pixels"
+            f"images of {height}×{width} pixels cannot be halved {halvings} times: use fewer levels, "
+            f"data.padding=auto, or at least {2 << halvings} pixels"
+        )
+
+
+def check_patch(image_size: Size, patch: int) -> None:
+    """Raise `ValueError` where patches of so many pixels a side do not cut an image without a remainder."""
+    height, width = pair(image_size)
+    if patch < 1:
+        raise ValueError(f"patch={patch} must be at least 1")
+    if height % patch or width % patch:
+        raise ValueError(
+            f"patch={patch} does not divide the image size {height}×{width}: pad the images by data.padding=auto, or "
+            "choose a patch that does"
         )

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.networks.layers import Conditioning, GroupNorm, attend, check_shape, zero
+from diffusion.networks.layers import (
+    Conditioning,
+    GroupNorm,
+    Size,
+    attend,
+    check_patch,
+    check_shape,
+    multiple_from,
+    pair,
+    zero,
+)
 
 
 class ResidualBlock(nn.Module):
@@ -72,7 +82,7 @@ class UNet(nn.Module):
         multipliers: width of each level as a multiple of `width`; one level more than there are halvings.
         blocks: residual blocks per level on the way down (one more on the way up).
         attention: levels (0 is the highest resolution) with attention after each block; the middle always has it.
-        patch: 2 folds 2×2 pixels into channels at the input, 1 does not; it divides `image_size`.
+        patch: 2 folds 2×2 pixels into channels at the input, 1 does not; it divides height and width.
         head_width: channels per attention head.
         groups: of the GroupNorms.
     """
@@ -80,7 +90,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int = 0,
         out_channels: int | None = None,
         width: int = 64,
@@ -95,9 +105,8 @@ class UNet(nn.Module):
         multipliers, attention = [1, 2, 2] if multipliers is None else multipliers, attention or []
         if not multipliers or min(multipliers) < 1:
             raise ValueError(f"multipliers={multipliers} must be a list of whole numbers of at least 1")
-        if patch < 1 or image_size % patch:
-            raise ValueError(f"patch={patch} does not divide the image size {image_size}: pad the data or use patch=1")
-        check_shape(image_size // patch, len(multipliers) - 1, {"width": width}, groups)
+        check_patch(image_size, patch)
+        check_shape([side // patch for side in pair(image_size)], len(multipliers) - 1, {"width": width}, groups)
         check_shape(image_size, 0, {"blocks": blocks, "head_width": head_width})
         if any(not 0 <= level < len(multipliers) for level in attention):
             raise ValueError(f"attention={attention} must name levels from 0 to {len(multipliers) - 1}")
@@ -133,6 +142,12 @@ class UNet(nn.Module):
         self.last = nn.Sequential(
             GroupNorm(groups, current), nn.SiLU(), zero(nn.Conv2d(current, out_channels * patch**2, 3, padding=1))
         )
+
+    @staticmethod
+    def fitting_side(side: int, multipliers: list[int] | None = None, patch: int = 1, **others: object) -> int:
+        """The least side, from this one on, that can be folded and halved without a remainder."""
+        halvings = 2 if multipliers is None else len(multipliers) - 1
+        return multiple_from(side, patch << halvings, least=2)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, out_channels, H, W)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.networks.layers import Conditioning, check_shape
+from diffusion.networks.layers import Conditioning, Size, check_shape, multiple_from
 
 
 class DoubleConv(nn.Module):
@@ -89,7 +89,7 @@ class UNetSimple(nn.Module):
     def __init__(
         self,
         channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int = 0,
         out_channels: int | None = None,
         width: int = 64,
@@ -129,6 +129,11 @@ class UNetSimple(nn.Module):
             DoubleConv(deep, widths[-1]),
         )
         self.last = nn.Conv2d(width, out_channels or channels, 1)
+
+    @staticmethod
+    def fitting_side(side: int, levels: int = 3, **others: object) -> int:
+        """The least side, from this one on, that can be halved without a remainder."""
+        return multiple_from(side, 1 << levels, least=2)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in 0..1000, labels (B,) in 0..K or None → (B, out_channels, H, W)."""

@@ -137,9 +137,12 @@ def with_names(config: dict[str, Any], names: dict[str, str] = RENAMED) -> dict[
 def check_image(image: dict[str, Any]) -> None:
     """Raise `ValueError` unless this describes images that one could have trained on."""
     names, deviation = image["class_names"], image.get("sigma_data", 0.5)
-    for name, least, most in (("size", 4, 1024), ("channels", 1, 16), ("padding", 0, 64)):
-        if not isinstance(image[name], int) or not least <= image[name] <= most:
-            raise ValueError(f"its images have the {name} {image[name]}, which is not from {least} to {most}")
+    for name, least, most, sides in (("size", 4, 1024, 2), ("channels", 1, 16, 1), ("padding", 0, 64, 4)):
+        value = image[name]
+        several = isinstance(value, list) and len(value) == sides and len(set(map(repr, value))) > 1
+        numbers = value if several else [value]
+        if not all(type(number) is int and least <= number <= most for number in numbers):
+            raise ValueError(f"its images have the {name} {str(value)[:60]}, which is not from {least} to {most}")
     if not isinstance(names, list) or len(names) > 100_000 or not all(isinstance(name, str) for name in names):
         raise ValueError("its class names are no list of at most 100,000 texts")
     for name in names:  # which were names of folders

@@ -4,7 +4,7 @@ import ctypes
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
@@ -97,11 +97,14 @@ class Device:
         """The context of every forward pass."""
         return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.autocasts)
 
-    def images_at_once(self, batch_size: int | None) -> int:
-        """How many images to draw at once: what is asked for, or as many as keep this device busy."""
+    def images_at_once(self, batch_size: int | None, size: Sequence[int] = ()) -> int:
+        """How many images of (height, width) pixels to draw at once: what is asked for, or as many as keep this device
+        busy and, beyond 64×64 pixels, take no more memory than so many of those.
+        """
         if batch_size is not None:
             return batch_size
-        return 2000 if self.torch_device.type == "cuda" else 250
+        most = 2000 if self.torch_device.type == "cuda" else 250
+        return max(1, most * 64**2 // max(64**2, math.prod(size)))
 
     def at_most(self, batch_size: int) -> int:
         """Images at once for work whose batches are not halved where the memory is too small for them."""

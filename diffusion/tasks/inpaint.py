@@ -12,7 +12,7 @@ which keeps the distribution of x_t where it is right and pulls it towards that 
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diffusion.data.decoding import BLACK, decode_file, reason
 from diffusion.data.images import pad_images
+from diffusion.data.shapes import pair
 from diffusion.denoiser import Estimate, Estimator, Wrapped
 from diffusion.sampler import DDIM
 from diffusion.sampler.base import Conditions
@@ -31,12 +32,12 @@ from diffusion.system.randomness import SAMPLING, stream
 from diffusion.system.untrusted import open_image
 from diffusion.tasks.base import Job, Result, Task, table_of
 
-HALVES: dict[str, Callable[[int], tuple[slice, slice]]] = {  # what is painted anew of size × size pixels
-    "top": lambda size: (slice(0, size // 2), slice(None)),
-    "bottom": lambda size: (slice(size // 2, None), slice(None)),
-    "left": lambda size: (slice(None), slice(0, size // 2)),
-    "right": lambda size: (slice(None), slice(size // 2, None)),
-    "centre": lambda size: (slice(size // 4, size - size // 4), slice(size // 4, size - size // 4)),
+HALVES: dict[str, Callable[[int, int], tuple[slice, slice]]] = {  # what is painted anew of height × width pixels
+    "top": lambda height, width: (slice(0, height // 2), slice(None)),
+    "bottom": lambda height, width: (slice(height // 2, None), slice(None)),
+    "left": lambda height, width: (slice(None), slice(0, width // 2)),
+    "right": lambda height, width: (slice(None), slice(width // 2, None)),
+    "centre": lambda height, width: (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
 }
 
 
@@ -119,19 +120,20 @@ class Inpaint(Task):
         return Result(torch.cat(drawn), labels, table_of(rows, captions))
 
 
-def read_mask(mask: str, size: int) -> Tensor:
-    """1 where pixels are to be painted, float (1, 1, H, W)."""
-    unknown = torch.zeros(1, 1, size, size)
+def read_mask(mask: str, size: int | Sequence[int]) -> Tensor:
+    """1 where pixels are to be painted, float (1, 1, H, W); `size` is (H, W), or the side of a square."""
+    height, width = pair(size)
+    unknown = torch.zeros(1, 1, height, width)
     if mask in HALVES:
-        unknown[(..., *HALVES[mask](size))] = 1
+        unknown[(..., *HALVES[mask](height, width))] = 1
         return unknown
     if not os.path.isfile(mask):
         raise UserError(f"task.mask={mask} is no image file; give one, or choose from {', '.join(HALVES)}.")
     try:
         with open_image(mask) as image:
-            if image.size != (size, size):  # known before a pixel is unpacked
+            if image.size != (width, height):  # known before a pixel is unpacked
                 raise UserError(
-                    f"task.mask={mask} has {image.height}×{image.width} pixels; it must have {size}×{size}."
+                    f"task.mask={mask} has {image.height}×{image.width} pixels; it must have {height}×{width}."
                 )
         pixels = decode_file(Path(mask), None, 1, BLACK).pixels
     except UserError:

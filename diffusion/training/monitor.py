@@ -59,7 +59,7 @@ class Monitor:
             raise ValueError(f"held_out={self.held_out} must be 0 or more")
         self.scorer: Scorer | None = None
         self.held_out = min(self.held_out, len(self.parts.data.test))
-        self.at_once = self.model.device.images_at_once(batch_size)
+        self.at_once = self.model.device.images_at_once(batch_size, self.model.shape[1:])
         self.scores: dict[str, Any] | None = None
         self.pictures: list[tuple[str, str]] = []
 

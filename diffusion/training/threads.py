@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from diffusion.data.shapes import padded, sides
 from diffusion.system import ranks
 from diffusion.system.threads import fastest
 from diffusion.training.parts import Parts
@@ -63,10 +64,10 @@ def choose(parts: Parts, batch_size: int, images: int, seconds: float | None = N
         return None
     with torch.random.fork_rng(devices=[]):  # dropout
         network = copy.deepcopy(parts.network)
-        side, kinds = parts.data.image_size + 2 * parts.data.padding, parts.denoiser.num_classes
+        shape, kinds = padded(parts.data.image_size, sides(parts.data.padding)), parts.denoiser.num_classes
 
         def passes(n: int) -> None:
-            x = torch.zeros(n, parts.data.channels, side, side).to(memory_format=parts.device.memory_format)
+            x = torch.zeros(n, parts.data.channels, *shape).to(memory_format=parts.device.memory_format)
             labels = torch.zeros(n, dtype=torch.long) if kinds else None
             with parts.device.autocast():
                 found = network.forward(x, torch.ones(n), labels)

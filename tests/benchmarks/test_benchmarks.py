@@ -16,6 +16,7 @@ import peers
 import roofline
 import scaling
 import search
+import sizes
 import time_to_quality
 
 BENCH = ("diffusers", "denoising_diffusion_pytorch", "smalldiffusion")
@@ -212,3 +213,15 @@ def test_gpu_starts_nothing_that_it_has_no_time_for(tmp_path):
     session.throughput()
     session.budgets()
     assert not list(tmp_path.rglob("*"))
+
+
+def test_the_table_of_sizes_has_a_row_for_each_and_a_speed_for_each_model():
+    def records(*speeds):
+        return [{"training_images_per_second": speed, "peak_memory_mib": 10 * speed} for speed in speeds]
+
+    found = {"unet_light": {28: records(30, 10, 20), 128: records(1)}, "dit_small": {28: records(5), 128: records(2)}}
+    lines = sizes.table(found, "machine").splitlines()
+    assert lines[0] == "machine" and [cell.strip() for cell in lines[4].split("|")[1:-1]] == [
+        *("28×28", "20 (10 – 30)", "200 MiB", "5", "50 MiB")
+    ]
+    assert lines[5].split("|")[1].strip() == "128×128" and len(lines) == 6

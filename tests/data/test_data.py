@@ -44,7 +44,7 @@ def test_the_embedded_set_is_balanced():
     assert mini.train.images.shape == (6000, 1, 28, 28) and mini.test.images.shape == (1000, 1, 28, 28)
     assert torch.bincount(mini.train.labels).tolist() == [600] * 10
     assert torch.bincount(mini.test.labels).tolist() == [100] * 10
-    assert (mini.channels, mini.image_size, len(mini.class_names)) == (1, 28, 10)
+    assert (mini.channels, mini.image_size, len(mini.class_names)) == (1, (28, 28), 10)
 
 
 @pytest.mark.full_data
@@ -104,7 +104,7 @@ def write_images(folder, sizes=((40, 30), (30, 50)), classes=("a", "b"), mode="R
 def test_a_folder_of_any_images(tmp_path):
     write_images(tmp_path)
     colour = image_folder(str(tmp_path), 16)
-    assert colour.class_names == ["a", "b"] and colour.channels == 3 and colour.image_size == 16
+    assert colour.class_names == ["a", "b"] and colour.channels == 3 and colour.image_size == (16, 16)
     assert len(colour.train) + len(colour.test) == 8
     assert image_folder(str(tmp_path), 16, channels=1).channels == 1
     assert image_folder(str(tmp_path), 16, labels=False).class_names == []

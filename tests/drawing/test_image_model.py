@@ -30,6 +30,19 @@ def test_the_padding_that_the_network_sees_is_not_drawn(padding, mini):
     assert torch.equal(drawing.to_images(drawing.from_images(real)), real)
 
 
+def test_images_of_any_shape_are_drawn_without_their_uneven_padding():
+    """An untrained network ends in zeros; its images are grey, and those of the data come back as they were."""
+    image = {**plain.image(), "size": [20, 17], "padding": [1, 3, 0, 3]}
+    denoiser = plain.denoiser(image_size=(24, 20))
+    drawing = ImageModel(denoiser, ClassifierFree(), Device("cpu", precision="fp32"), image)
+    assert drawing.shape == (1, 24, 20)
+    images = drawing.draw(DDIM(2), 3, drawing.labels(3), seed=0, batch_size=2)
+    assert images.shape == (3, 1, 20, 17) and images.dtype == torch.uint8
+    seen = drawing.from_images(images)
+    assert seen.shape == (3, 1, 24, 20) and bool((seen[:, :, 0] == -1).all()) and bool((seen[..., 17:] == -1).all())
+    assert torch.equal(drawing.to_images(seen), images)
+
+
 def test_labels_go_round_the_classes():
     assert model().labels(12).tolist() == [*range(10), 0, 1]
     assert model().labels(3, [7, 2]).tolist() == [7, 2, 7]

@@ -9,6 +9,7 @@ from diffusion.data.images import ASSETS, ImageData, Images, encode
 from diffusion.evaluation.classifier import (
     Classifier,
     classifier_accuracy,
+    first_stride,
     forward_frozen,
     hold_out,
     load_classifier,
@@ -33,6 +34,34 @@ def test_the_classifier_has_the_described_shape():
     assert [layer.stride[0] for layer in convolutions] == [1, 2, 2, 2]
     values, logits = classifier(torch.zeros(2, 1, 28, 28))
     assert values.shape == (2, 192) and logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [((28, 28), 1), ((63, 63), 1), ((48, 32), 1), ((64, 64), 2), ((32, 128), 2), ((96, 97), 3), ((128, 128), 4)],
+)
+def test_of_large_images_the_first_layer_has_larger_steps_and_still_sees_every_pixel(size, stride):
+    assert first_stride(size) == stride
+    torch.manual_seed(0)
+    classifier = Classifier(1, 2, stride).eval()
+    x = torch.randn(1, 1, *size, requires_grad=True)
+    classifier.body[0](x).square().sum().backward()
+    assert bool((x.grad != 0).all())
+    # at most as many places as an image of 64×64 would have, but for those that are cut at the edges
+    assert classifier.body[0](x).shape[2:].numel() <= 64**2
+
+
+def test_a_scorer_of_large_images_comes_back_from_its_file(tmp_path):
+    data = toy(n=40, size=70)
+    classifier, record = train_classifier(data, CPU, epochs=1)
+    save_classifier(tmp_path / "scorer.safetensors", classifier, record)
+    again, _ = load_classifier(tmp_path / "scorer.safetensors", CPU)
+    images = encode(data.test.images)
+    assert record["stride"] == 2
+    assert torch.equal(forward_frozen(classifier, images)[0], forward_frozen(again, images)[0])
+    save_classifier(tmp_path / "bad.safetensors", classifier, {**record, "stride": 10**6})
+    with pytest.raises(UserError, match="is not a scorer"):
+        load_classifier(tmp_path / "bad.safetensors", CPU)
 
 
 def test_features_do_not_depend_on_the_batch_and_the_mode_is_put_back(mini):

@@ -61,6 +61,19 @@ def test_pca_equals_scikit_learn(tmp_path):
         PCAFeatures(data, CPU, str(tmp_path), components=0)
 
 
+def test_pca_of_very_large_images_is_that_of_fewer(tmp_path, monkeypatch):
+    """Of 30 images of 4,900 pixels there is room for 10, every third; all alike, they have no direction at all."""
+    monkeypatch.setattr("diffusion.evaluation.features.pca.MOST_PIXELS", 10 * 4900)
+    data = toy(n=30, size=70)
+    features = PCAFeatures(data, CPU, str(tmp_path), components=3)
+    some = data.train.images[::3].flatten(1).double().numpy() / 255
+    vectors = np.linalg.svd(some - some.mean(axis=0), full_matrices=False)[2][:3]
+    assert np.allclose(np.abs(features.components @ vectors.T), np.eye(3), atol=1e-6)
+    alike = Images(data.train.images[:1].repeat(5, 1, 1, 1))
+    features = PCAFeatures(ImageData("alike", alike, alike, []), CPU, str(tmp_path), components=3)
+    assert np.allclose(features(alike.images)[0], 0, atol=1e-6)
+
+
 def test_pca_of_large_images_finds_the_same_directions(tmp_path):
     data = toy(n=30, size=70)  # 4,900 pixels, more than the covariance is made for
     features = PCAFeatures(data, CPU, str(tmp_path), components=3)

@@ -149,15 +149,17 @@ def test_a_learned_variance_takes_the_place_of_the_fixed_one(mini):
     assert not torch.allclose(learned, bits(Constant(Cosine(), 0.1)), rtol=1e-3)
 
 
-def test_a_border_that_is_known_costs_nothing_and_the_images_own_dimensions_count(mini):
+@pytest.mark.parametrize(("padding", "more"), [(2, 32**2 - 28**2), ([1, 0, 3, 2], 29 * 25 - 28 * 20)])
+def test_a_border_that_is_known_costs_nothing_and_the_images_own_dimensions_count(mini, padding, more):
     """With x̂_0 black, which is right for the border, no term depends on the noise, and with β̃ none is above 0 but the
     decoder's, −log₂ Φ(1/255 / √β̃), for which the open-ended bin of black is wide."""
-    images, black, schedule = mini.test.images[:5], Constant(Cosine(50), -1.0), Cosine(50)
+    width = 28 if padding == 2 else 20
+    images, black, schedule = mini.test.images[:5, ..., :width], Constant(Cosine(50), -1.0), Cosine(50)
     settings = {"evaluations": None, "share": 0.0}
-    plain, padded = (likelihood_bound(black, images, None, padding=p, **settings) for p in (0, 2))
+    plain, padded = (likelihood_bound(black, images, None, padding=p, **settings) for p in (0, padding))
     t = torch.tensor([0.02], dtype=torch.float64)
     std = variational.step_variances(schedule, t, 0 * t)[1].sqrt()
-    border = -torch.special.log_ndtr(1 / 255 / std) / math.log(2) * (32**2 - 28**2) / 28**2
+    border = -torch.special.log_ndtr(1 / 255 / std) / math.log(2) * more / (28 * width)
     assert torch.allclose(plain.steps, padded.steps, rtol=1e-9)
     assert torch.allclose(plain.decoder + border, padded.decoder, rtol=1e-9)
 

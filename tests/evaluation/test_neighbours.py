@@ -22,7 +22,8 @@ def test_nearest_neighbours_equal_scikit_learns(mini):
 def test_chunks_do_not_matter_and_copies_are_at_zero(mini, monkeypatch):
     train = mini.train.subset(torch.arange(500))
     whole = PixelNeighbours(train, CPU).nearest(train.images[:20])
-    monkeypatch.setattr("diffusion.evaluation.neighbours.CHUNK", 33)
+    monkeypatch.setattr("diffusion.evaluation.neighbours.MOST", 33 * 784)  # of large images, few are held at once
+    monkeypatch.setattr("diffusion.evaluation.neighbours.EXACT", 7 * 784)
     parts = PixelNeighbours(train, CPU)
     for _ in range(2):  # the second time from memory
         found = parts.nearest(train.images[:20])

@@ -1,5 +1,7 @@
 """Curves of a sweep."""
 
+import torch
+
 from diffusion.evaluation import plots
 
 
@@ -18,6 +20,13 @@ def job(sampler, steps, guidance, fid, n=1000, how=None, **more):
     protocol = {"scorer": "s", "reference": "r"}
     scores = {"fid": fid, "recall": 0.5, "inception_score": 7.0, "accuracy": 0.9, "n": n, "protocol": protocol}
     return {"status": "finished", "settings": settings, "real": real, **scores, **more}
+
+
+def test_neighbours_stand_under_images_of_any_shape():
+    """Two of 6×10 pixels in a row, with lines of one pixel between them: rows of 7, columns of 11."""
+    images = torch.zeros(2, 3, 6, 10, dtype=torch.uint8)
+    axes = plots.neighbours([("title", images, images, [0.5, 0.25])]).axes[0]
+    assert list(axes.get_yticks()) == [3.5, 10.5] and list(axes.get_xticks()) == [5.5, 16.5]
 
 
 def test_curves_against_evaluations_and_guidance():

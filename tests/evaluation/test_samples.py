@@ -20,6 +20,7 @@ from diffusion.system.errors import UserError
         ({"arr_0": np.zeros((3, 28, 28, 1), np.uint8), "arr_1": np.zeros(2, int)}, "it must be N whole numbers"),
         ({"arr_0": np.zeros((3, 28, 28, 1), np.uint8), "arr_1": np.full(3, 10)}, "labels outside 0 … 9"),
         ({"arr_0": np.zeros((3, 32, 32, 1), np.uint8)}, "32×32 pixels with 1 channels.*28×28 with 1"),
+        ({"arr_0": np.zeros((3, 28, 20, 1), np.uint8)}, "28×20 pixels with 1 channels.*28×28 with 1"),
         ({"arr_0": np.zeros((3, 28, 28, 3), np.uint8)}, "28×28 pixels with 3 channels.*28×28 with 1"),
         ({"arr_0": np.array([{}], dtype=object)}, "is no .npz with an array arr_0"),
     ],

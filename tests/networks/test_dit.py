@@ -61,14 +61,14 @@ def test_patches_are_the_squares_of_the_image_row_by_row_and_go_back(patch, chan
     assert tokens.shape == (2, len(corners), channels * patch**2)
     for n, (i, j) in enumerate(corners):
         assert torch.equal(tokens[:, n].sort().values, x[:, :, i : i + patch, j : j + patch].flatten(1).sort().values)
-    assert torch.equal(unpatchify(tokens, patch), x)
+    assert torch.equal(unpatchify(tokens, patch, size // patch), x)
 
 
 def test_positions_are_the_sines_and_cosines_of_row_and_column():
     side, width = 3, 16
     quarter = width // 4
     frequencies = [10_000 ** (-k / (quarter - 1)) for k in range(quarter)]
-    for n, vector in enumerate(position_embedding(side, width).tolist()):
+    for n, vector in enumerate(position_embedding(side, side, width).tolist()):
         row, column = divmod(n, side)
         expected = [wave(place * f) for place in (row, column) for wave in (math.sin, math.cos) for f in frequencies]
         assert vector == pytest.approx(expected, abs=1e-6)
@@ -76,7 +76,7 @@ def test_positions_are_the_sines_and_cosines_of_row_and_column():
 
 @pytest.mark.parametrize(("side", "width"), [(7, 4), (14, 144), (32, 8), (1, 4)])
 def test_positions_are_all_distinct_and_of_one_length(side, width):
-    positions = position_embedding(side, width).double()
+    positions = position_embedding(side, side, width).double()
     assert positions.shape == (side**2, width)
     distance = torch.cdist(positions, positions) + 9 * torch.eye(side**2)
     assert float(distance.min()) > 0.01
@@ -88,7 +88,7 @@ def test_without_positions_the_order_of_the_patches_is_lost_and_with_them_it_is_
     network = perturbed(small(num_classes=3)).double()
     order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
     x, t, labels = draw(2, 1, 12, 12), torch.tensor([500.0, 20.0]).double(), torch.tensor([0, 1])
-    shuffled = unpatchify(patchify(x, 4)[:, order], 4)
+    shuffled = unpatchify(patchify(x, 4)[:, order], 4, 3)
 
     @torch.no_grad()
     def gap():

@@ -63,3 +63,6 @@ def test_another_c_library_manages_without_mallopt(monkeypatch):
 
 def test_how_many_images_at_once_is_the_device_s_choice_unless_given():
     assert Device(type="cpu").images_at_once(None) == 250 and Device(type="cpu").images_at_once(7) == 7
+    # as many pixels as 250 images of 64×64 have, and never none
+    for size, expected in (((28, 28), 250), ((64, 64), 250), ((128, 128), 62), ((32, 256), 125), ((1024, 1024), 1)):
+        assert Device(type="cpu").images_at_once(None, size) == expected

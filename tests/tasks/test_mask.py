@@ -42,6 +42,27 @@ def test_a_transparent_palette_is_not_painted(tmp_path):
     assert bool(unknown[..., :4].all()) and not bool(unknown[..., 4:].any())
 
 
+@pytest.mark.parametrize(
+    ("mask", "painted"),
+    [
+        ("top", (0, 3, 0, 4)),
+        ("bottom", (3, 6, 0, 4)),
+        ("left", (0, 6, 0, 2)),
+        ("right", (0, 6, 2, 4)),
+        ("centre", (1, 5, 1, 3)),
+    ],
+)
+def test_masks_of_images_that_are_no_squares(mask, painted, tmp_path):
+    top, bottom, left, right = painted  # of 6×4 pixels
+    expected = torch.zeros(1, 1, 6, 4)
+    expected[..., top:bottom, left:right] = 1
+    assert torch.equal(read_mask(mask, (6, 4)), expected)
+    Image.fromarray((255 * expected[0, 0]).byte().numpy()).save(tmp_path / "mask.png")
+    assert torch.equal(read_mask(str(tmp_path / "mask.png"), [6, 4]), expected)
+    with pytest.raises(UserError, match=r"mask\.png has 6×4 pixels; it must have 4×6\."):
+        read_mask(str(tmp_path / "mask.png"), (4, 6))
+
+
 def test_damaged_masks_are_told(tmp_path):
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(UserError, match=r"mask\.png cannot be read as an image \(it is no image, or a damaged one\)\."):

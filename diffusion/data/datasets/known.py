@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data.images import ASSETS, ImageData, Images
+from diffusion.data.shapes import Padding
 from diffusion.system.errors import UserError, brief
 from diffusion.system.untrusted import MEMORY_LIMIT, read_arrays
 
@@ -18,7 +19,7 @@ SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's pac
 HIRAGANA = "o ki su tsu na ha ma ya re wo".split()
 
 
-def fashion_mnist(root: str, padding: int = 0) -> ImageData:
+def fashion_mnist(root: str, padding: Padding = 0) -> ImageData:
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey 28×28 images of ten kinds of garment.
 
     Looked for in `root`, then in the folder of Debian's package dataset-fashion-mnist, then downloaded into `root`.
@@ -33,7 +34,7 @@ def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
     return fashion_mnist_mini() if found is None else fashion_mnist(root)
 
 
-def fashion_mnist_mini(padding: int = 0) -> ImageData:
+def fashion_mnist_mini(padding: Padding = 0) -> ImageData:
     """A class-balanced subset of Fashion-MNIST that is part of this package: 6,000 + 1,000 images."""
     arrays = {key: torch.from_numpy(array) for key, array in read_arrays(ASSETS / "fashion_mnist_mini.npz").items()}
     train = Images(arrays["train_images"].unsqueeze(1), arrays["train_labels"].long())
@@ -41,19 +42,19 @@ def fashion_mnist_mini(padding: int = 0) -> ImageData:
     return ImageData("fashion_mnist_mini", train, test, FASHION_CLASSES, padding, "fashion_mnist")
 
 
-def mnist(root: str, padding: int = 0) -> ImageData:
+def mnist(root: str, padding: Padding = 0) -> ImageData:
     """MNIST (LeCun et al. 1998): 60,000 + 10,000 grey 28×28 digits, from `root` or downloaded into it."""
     train, test = _idx_data("mnist", "MNIST", Path(root), [])
     return ImageData("mnist", train, test, [str(i) for i in range(10)], padding)
 
 
-def kmnist(root: str, padding: int = 0) -> ImageData:
+def kmnist(root: str, padding: Padding = 0) -> ImageData:
     """Kuzushiji-MNIST (Clanuwat et al. 2018): 60,000 + 10,000 grey 28×28 cursive Hiragana."""
     train, test = _idx_data("kmnist", "KMNIST", Path(root), [])
     return ImageData("kmnist", train, test, HIRAGANA, padding)
 
 
-def cifar10(root: str, padding: int = 0) -> ImageData:
+def cifar10(root: str, padding: Padding = 0) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour 32×32 photographs, from `root` or downloaded into it."""
     from torchvision.datasets import CIFAR10
 

@@ -48,7 +48,7 @@ class Features:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (b, d) and logits (b, K) or None, on the CPU, of uint8 images (b, C, H, W) of the data's size."""
-        expected = (self.data.channels, self.data.image_size, self.data.image_size)
+        expected = (self.data.channels, *self.data.image_size)
         if tuple(images.shape[1:]) != expected:
             raise UserError(
                 f"The images are {tuple(images.shape[1:])} (channels, height, width), but data={self.data.name} is "
