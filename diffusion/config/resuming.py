@@ -1,4 +1,4 @@
-"""What a run that goes on may change, and what a new run takes over from the one it starts from."""
+"""What a run that goes on may change."""
 
 import os
 import shlex
@@ -31,13 +31,20 @@ def plain(cfg: DictConfig) -> Config:
 
 
 def trained_with(config: Config) -> Config:
-    """The settings of a config that its weights depend on."""
-    groups = {name: dict(config[name]) for name in TRAINED_WITH}
+    """The settings of a config that its weights depend on; what a node leaves out is its default."""
+    groups = {name: completed(name, config[name]) for name in TRAINED_WITH}
     groups["data"].pop("root", None)
     if config.get("checkpoint"):
         groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
-    groups["training"] = {k: v for k, v in config["training"].items() if f"training.{k}" not in RESUMABLE}
+    training = completed("training", config["training"])
+    groups["training"] = {k: v for k, v in training.items() if f"training.{k}" not in RESUMABLE}
     return groups
+
+
+def completed(group: str, node: Config) -> Config:
+    """A node of a config with the defaults of what it leaves out, as older ones do with settings that came later."""
+    known = arguments_of(allowed_target(str(node.get("_target_")), group))
+    return {**{name: each.default for name, each in known.items()}, **node}
 
 
 def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
@@ -132,12 +139,8 @@ def check_shape(data: Any, image: Config) -> None:
 
 def same_data(saved: Config, new: Config) -> bool:
     """Whether two nodes ask for the same images, wherever they lie; what a node leaves out is its default."""
-    both = []
-    for node in (saved, new):
-        target = allowed_target(str(node.get("_target_")), "data")
-        defaults = {name: each.default for name, each in arguments_of(target).items()}
-        both.append({**defaults, **node, "root": None})
-    return both[0] == both[1]
+    mine, asked = ({**completed("data", node), "root": None} for node in (saved, new))
+    return mine == asked
 
 
 def same_run(folder: Path, saved: Config, new: Config) -> None:
@@ -152,58 +155,25 @@ def same_run(folder: Path, saved: Config, new: Config) -> None:
             )
 
 
-def check_same_images(name: str, image: Config, earlier: Config, key: str) -> None:
-    """Raise `UserError` unless the data called `name` are those that a checkpoint, given by `key`, describes."""
-    changed = difference(image, earlier)
-    if changed is not None:
-        raise UserError(
-            f"{key}: the images of data={name} are no longer what this run was started with: {changed}. Give it the "
-            "same ones, or start a new run."
-        )
-
-
 def difference(image: Config, earlier: Config) -> str | None:
     """In what images differ from those that a checkpoint describes, in words; None where they are the same."""
+    said: list[str] = []
     for name in [name for name, value in earlier.items() if image.get(name) != value]:
         now, had = image.get(name), earlier[name]
-        if name == "class_names":
+        if name == "images":
+            said.insert(0, f"there are {now:,} to train with instead of {had:,}")
+        elif name == "class_names":
             new, gone = ([each for each in a if each not in b] for a, b in ((now or [], had), (had, now or [])))
             words = [("new", new), ("missing", gone)]
-            said = "; ".join(f"{word} are {', '.join(map(str, each[:5]))}" for word, each in words if each)
-            return f"their classes differ ({said or 'in their order'})"
-        if name == "sigma_data":
-            return f"their pixels differ (root mean square {now:.6g} instead of {had:.6g})"
-        return f"their {name} is {now} instead of {had}"
-    return None
-
-
-def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
-    """The config of a new run that starts from the weights of another, whose model and data it takes over.
-
-    Args:
-        saved: from the checkpoint.
-        cfg: composed from the command line; it may set how to guide.
-        overrides: of the command line.
-
-    Raises:
-        UserError: an override would change what belongs to the weights.
-    """
-    config = plain(cfg)
-    for override in overrides:
-        group, _, setting = override.split("=", 1)[0].lstrip("+~").partition(".")
-        if group in TAKEN_OVER and not (group == "guidance" and setting in GUIDING) and (group, setting) != MOVED:
-            raise UserError(
-                f"'{override.lstrip('+')}' cannot be given with checkpoint={config['checkpoint']}, which brings "
-                f"its own {group}: leave one of them out."
-            )
-    taken = {name: saved[name] for name in TAKEN_OVER}
-    if any(override.lstrip("+").startswith("data.root=") for override in overrides):
-        check_known(OmegaConf.create(taken), "data.root")
-        taken["data"] = {**taken["data"], "root": config["data"]["root"]}
-    check_root(taken["data"])
-    if taken["guidance"]["_target_"] == config["guidance"]["_target_"]:
-        taken["guidance"] = {**taken["guidance"], **{k: v for k, v in config["guidance"].items() if k in GUIDING}}
-    return {**config, **taken}
+            text = "; ".join(f"{word} are {', '.join(map(str, each[:5]))}" for word, each in words if each)
+            said.append(f"their classes differ ({text or 'in their order'})")
+        elif name == "sigma_data":
+            said.append(f"their pixels differ (root mean square {now:.6g} instead of {had:.6g})")
+        else:
+            what = "number of channels" if name == "channels" else name
+            said.append(f"their {what} is {now} instead of {had}")
+    told = [text for text in said if not text.startswith("their pixels")] or said  # which other images always do
+    return ", and ".join(told) or None
 
 
 def check_root(node: Config) -> None:
