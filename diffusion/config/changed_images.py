@@ -32,8 +32,8 @@ def check_same_images(name: str, image: Config, resume: Config, config: Config, 
     further = shlex.join([written("checkpoint", os.path.relpath(folder)), *moved])
     raise UserError(
         f"resume: the images of data={name} are no longer what this run was started with: {changed}. A run goes on "
-        "with its own images alone: put them back, or start a new run, from its weights by "
-        f"`{program} {further}`, or from nothing by `{program} {shlex.join(words(node))}`."
+        "with its own images alone: put them back, or start a new run, from its weights by:  "
+        f"{program} {further}  – or from nothing by:  {program} {shlex.join(words(node))}"
     )
 
 

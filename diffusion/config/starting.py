@@ -10,7 +10,7 @@ from diffusion.config.build import Recipe, build
 from diffusion.config.guiding import AUTOMATIC, LABELLED
 from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_root, completed, difference, plain
 from diffusion.config.settings import Config
-from diffusion.data.folders import some
+from diffusion.data.folders import number_of, some
 from diffusion.networks.transfer import BIAS, LABELS, carried
 from diffusion.system.errors import UserError
 
@@ -58,7 +58,8 @@ def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     if "experiment" in given:
         other = [name for name in TAKEN_OVER[:-1] if name not in given and config[name] != saved[name]]
         if other:
-            log.info("The %s of that experiment is left out: name an option to change it.", " and ".join(other))
+            text = "Of that experiment, not taken over: %s; what belongs to a model comes with %s."
+            log.info(text, ", ".join(other), config["checkpoint"])
     return {**config, **taken}
 
 
@@ -133,9 +134,9 @@ def start_from(start: Config, network: nn.Module, recipe: Recipe) -> None:
         log.info("Classes: %s.", classes_kept(had, now, LABELS in weights and BIAS not in weights))
     if before["channels"] != image["channels"]:
         text = (
-            "The network was made for %d channels: it starts with the mean of the %d of these images, without colours."
+            "The network was made for %s, and these images have %d: it starts from their mean, that is without colours."
         )
-        log.warning(text, before["channels"], image["channels"])
+        log.warning(text, number_of(before["channels"], "channel"), image["channels"])
 
 
 def classes_kept(had: Sequence[str], now: Sequence[str], forgets: bool = False) -> str:

@@ -24,9 +24,7 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         found = [name for name in parameters if fnmatchcase(name, pattern)]
         if not found:
-            raise ValueError(
-                f"freeze: no parameter of the network has a name like {pattern!r}: {near(pattern, network)}"
-            )
+            raise ValueError(f"freeze={pattern} names no parameter of the network; {near(pattern, network)}")
         for name in found:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
@@ -50,6 +48,5 @@ def near(pattern: str, network: nn.Module) -> str:
     if f"{pattern}.*" in inner:
         close = [f"{pattern}.*"]
     if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    parts = sorted({f"{name.split('.')[0]}.*": None for name in names})
-    return f"its parts are {', '.join(parts)}"
+        return f"near are {', '.join(close)}"
+    return f"its parts are {', '.join(dict.fromkeys(name.split('.')[0] + '.*' for name in names))}"
