@@ -75,6 +75,13 @@ def test_without_labels_it_draws_as_with_the_label_of_none(kind, x):
     assert not torch.allclose(answer(new, x), answer(old, x, 0), atol=1e-3)
 
 
+def test_a_network_that_adds_labels_to_the_bare_time_loses_what_it_knew_of_none(x):
+    old = perturbed(simple()).eval()
+    new = made(simple, old, HAD, [])
+    old.conditioning.label.weight.data.zero_()
+    assert torch.equal(answer(new, x), answer(old, x, 3))
+
+
 @KINDS
 @pytest.mark.parametrize("heads", [1, 2])
 def test_in_colour_it_answers_grey_to_the_mean_of_the_channels(kind, heads, generator):
