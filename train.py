@@ -86,7 +86,7 @@ def train(cfg: DictConfig) -> float | None:
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
         start = checkpoint.load(checkpoint.find(cfg.checkpoint))
-        config = starting.starting_config(start["config"], cfg, overrides)
+        config = starting.starting_config(start, cfg, overrides)
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = training_run.build_trainer(config, folder, state, start)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from diffusion.config.build import Recipe, build
+from diffusion.config.build import Recipe, build, measured
 from diffusion.config.guiding import AUTOMATIC, LABELLED
 from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_root, completed, difference, plain
 from diffusion.config.settings import Config
@@ -25,18 +25,18 @@ CHOICES = ("data", *LOST)  # what may be given instead of what the checkpoint br
 # --------------------------------------------------------------------------------------------- the config
 
 
-def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
+def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
     """The config of a new run that starts from the weights of another, and takes over what the command leaves open.
 
     Args:
-        saved: from the checkpoint.
+        start: the checkpoint.
         cfg: composed from the command line.
         overrides: of the command line.
 
     Raises:
         UserError: an override would change the network itself.
     """
-    config, given = plain(cfg), settings_given(overrides)
+    config, saved, given = plain(cfg), start["config"], settings_given(overrides)
     for override in overrides:
         if override.lstrip("+~").startswith(("model=", "model.")):
             raise UserError(
@@ -46,10 +46,14 @@ def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     taken = {name: saved[name] for name in TAKEN_OVER}
     for group in CHOICES:
         taken[group] = chosen(group, saved[group], config[group], given.get(group, set()))
+    if (
+        "objective" not in given and "sigma_data" in start["image"]
+    ):  # the network means what it meant, whatever is shown
+        taken["objective"] = measured(saved["objective"], start["image"])
     if not given.get("data", set()) & {"", "root"}:
         check_root(taken["data"])
     taken["guidance"] = guided(saved["guidance"], config["guidance"], given)
-    kept = [name for name in TAKEN_OVER if taken[name] == saved[name] or (name == "guidance" and name not in given)]
+    kept = [name for name in TAKEN_OVER if taken[name] == saved[name] or name not in given]
     log.info("%s brings its own %s.", config["checkpoint"], ", ".join(kept))
     lost = [group for group in LOST if completed(group, taken[group]) != completed(group, saved[group])]
     if lost:
@@ -95,19 +99,6 @@ def guided(saved: Config, composed: Config, given: dict[str, set[str]]) -> Confi
 # ----------------------------------------------------------------------------------- the images, the weights
 
 
-def keep_sigma_data(config: Config, start: Config, image: Config) -> None:
-    """Let an objective that measured its images stay what it was, so that the network means what it meant."""
-    node, had = config["objective"], start["image"].get("sigma_data")
-    if (
-        node.get("sigma_data", 0) is None
-        and node == start["config"]["objective"]
-        and had not in (None, image["sigma_data"])
-    ):
-        config["objective"] = {**node, "sigma_data": had}
-        text = "objective.sigma_data stays %.4g, for which the network was trained; of these images it is %.4g."
-        log.info(text, had, image["sigma_data"])
-
-
 def start_from(start: Config, network: nn.Module, recipe: Recipe) -> None:
     """Fill a network with the averaged weights of another run, and say what of it was kept.
 
@@ -125,11 +116,15 @@ def start_from(start: Config, network: nn.Module, recipe: Recipe) -> None:
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     try:
         network.load_state_dict(carried(weights, shapes, (had, now), (before["channels"], image["channels"])))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError) as error:
         raise UserError(f"checkpoint: the weights of that run do not fit these images: {error}.") from error
     changed = difference({**image, "class_names": before["class_names"]}, before)
     if changed is not None:
         log.info("Other images than in the run that this one starts from: %s.", changed)
+    sigma_data = recipe.config["objective"].get("sigma_data")
+    if sigma_data is not None and sigma_data == before.get("sigma_data") != image["sigma_data"]:
+        text = "objective.sigma_data stays %.4g, for which the network was trained; of these images it is %.4g."
+        log.info(text, sigma_data, image["sigma_data"])
     if list(had) != list(now):
         log.info("Classes: %s.", classes_kept(had, now, LABELS in weights and BIAS not in weights))
     if before["channels"] != image["channels"]:

@@ -48,8 +48,6 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         text = "data=%s has no labels: the model is trained and draws without guidance; its settings have no effect."
         log.info(text, data.name)
     config["guidance"] = guiding.settled(config["guidance"], image["class_names"])
-    if start is not None:
-        starting.keep_sigma_data(config, start, image)
     recipe = Recipe(config, image)
     plan, network = build(config["training"], "training"), device.place(network_of(recipe, resume, start))
     size = sum(parameter.numel() for parameter in network.parameters())

@@ -178,6 +178,6 @@ def test_what_comes_with_a_checkpoint_cannot_be_chosen_again(tmp_path):
     with pytest.raises(
         UserError, match="^'model.width=16' cannot be given with checkpoint=RUN, which brings its own model"
     ):
-        starting.starting_config(saved, cfg, ["model.width=16"])
-    taken = starting.starting_config(saved, cfg, ["guidance.scale=1.5", "loss=consistency"])
+        starting.starting_config({"config": saved, "image": {}}, cfg, ["model.width=16"])
+    taken = starting.starting_config({"config": saved, "image": {}}, cfg, ["guidance.scale=1.5", "loss=consistency"])
     assert taken["guidance"]["scale"] == 1.5 and taken["model"] == saved["model"]

@@ -268,7 +268,9 @@ def test_a_checkpoint_makes_no_folder_outside_the_working_one(good, tmp_path):
         config = {**good["config"], "data": {"_target_": "diffusion.data.datasets.mnist", "root": root}}
         told_of = told(build.data_of, {**good, "config": config})
         assert "elsewhere, which the checkpoint names, is no folder here" in told_of
-        taken = told(starting.starting_config, config, OmegaConf.create(compose("train", "checkpoint=x")), [])
+        taken = told(
+            starting.starting_config, {**good, "config": config}, OmegaConf.create(compose("train", "checkpoint=x")), []
+        )
         assert "elsewhere, which the checkpoint names, is no folder here" in taken
     assert not (tmp_path / "elsewhere").exists()
 

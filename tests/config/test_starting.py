@@ -48,7 +48,7 @@ def config_of(run, *overrides):
     """The config of a run that starts from another."""
     cfg = OmegaConf.create(compose("train", f"checkpoint='{run}'", *SMALL, *overrides))
     settings.leave_out_foreign(cfg, overrides)
-    return starting.starting_config(checkpoint.load(run / "last.pt")["config"], cfg, [*SMALL, *overrides])
+    return starting.starting_config(checkpoint.load(run / "last.pt"), cfg, [*SMALL, *overrides])
 
 
 def started(run, target, *overrides):
@@ -169,11 +169,26 @@ def test_a_measured_sigma_data_stays_that_of_the_weights(tmp_path, folder, caplo
     assert third.parts.denoiser.objective.sigma_data == 0.4
 
 
-def test_weights_of_something_else_are_refused(run, folder, tmp_path):
-    state = checkpoint.load(run / "last.pt")
-    state["ema"]["network"] = {name: value for name, value in state["ema"]["network"].items() if "first" not in name}
-    with pytest.raises(UserError, match="the weights of that run do not fit these images"):
-        training_run.build_trainer(config_of(run, *of(folder)), tmp_path, start=state)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("first.weight", None),
+        ("first.weight", torch.zeros(4)),
+        ("first.weight", torch.zeros(8, 0, 3, 3)),
+        ("last.2.weight", torch.zeros(0, 8, 3, 3)),
+        ("conditioning.label.weight", torch.tensor(1.0)),
+        ("conditioning.label.weight", torch.zeros(11, 5)),
+        ("conditioning.time.2.bias", torch.zeros(7)),
+    ],
+)
+def test_weights_of_something_else_are_refused(run, tmp_path, name, value):
+    """Also where they are made for other channels and without labels, by which each of them is looked at."""
+    state, colours = checkpoint.load(run / "last.pt"), pictures(tmp_path / "own", ["a", "b"], 28, "RGB")
+    weights = {**state["ema"]["network"], name: value}
+    state["ema"] = {**state["ema"], "network": {k: v for k, v in weights.items() if v is not None}}
+    for more in ((), ("data.labels=false",)) if value is None or "label" not in name else ((),):
+        with pytest.raises(UserError, match="checkpoint: the weights of that run do not fit these images"):
+            training_run.build_trainer(config_of(run, *of(colours, 28)[:3], *more), tmp_path / "x", start=state)
 
 
 def test_what_is_frozen_belongs_to_a_run(run, tmp_path):
