@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     from shlex import quote
 
-    from diffusion.config import guiding, padding, resuming, settings, training_run
+    from diffusion.config import guiding, padding, resuming, settings, starting, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
     from diffusion.records.results import fingerprint, finished, write_json
@@ -71,7 +71,7 @@ def train(cfg: DictConfig) -> float | None:
     config, state, start = resuming.plain(cfg), None, None
     # By the first names of all classes, so that a run is known again after one of them has moved.
     names = {**checkpoint.FORMER, guiding.AUTOMATIC: guiding.LABELLED}
-    asked = fingerprint([checkpoint.with_names(config, names), written(cfg.checkpoint)])
+    asked = fingerprint([settings.without_later(checkpoint.with_names(config, names)), written(cfg.checkpoint)])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)
@@ -90,9 +90,7 @@ def train(cfg: DictConfig) -> float | None:
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
         start = checkpoint.load(checkpoint.find(cfg.checkpoint))
-        guiding.settle(cfg, start["image"])
-        config = resuming.starting_config(start["config"], cfg, overrides)
-        log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(resuming.TAKEN_OVER))
+        config = starting.starting_config(start, cfg, overrides)
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = training_run.build_trainer(config, folder, state, start)

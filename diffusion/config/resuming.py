@@ -1,4 +1,4 @@
-"""What a run that goes on may change, and what a new run takes over from the one it starts from."""
+"""What a run that goes on may change."""
 
 import os
 import shlex
@@ -168,58 +168,25 @@ def same_run(folder: Path, saved: Config, new: Config) -> None:
             )
 
 
-def check_same_images(name: str, image: Config, earlier: Config, key: str) -> None:
-    """Raise `UserError` unless the data called `name` are those that a checkpoint, given by `key`, describes."""
-    changed = difference(image, earlier)
-    if changed is not None:
-        raise UserError(
-            f"{key}: the images of data={name} are no longer what this run was started with: {changed}. Give it the "
-            "same ones, or start a new run."
-        )
-
-
 def difference(image: Config, earlier: Config) -> str | None:
     """In what images differ from those that a checkpoint describes, in words; None where they are the same."""
+    said: list[str] = []
     for name in [name for name, value in earlier.items() if image.get(name) != value]:
         now, had = image.get(name), earlier[name]
-        if name == "class_names":
+        if name == "images":
+            said.insert(0, f"there are {now:,} to train with instead of {had:,}")
+        elif name == "class_names":
             new, gone = ([each for each in a if each not in b] for a, b in ((now or [], had), (had, now or [])))
             words = [("new", new), ("missing", gone)]
-            said = "; ".join(f"{word} are {', '.join(map(str, each[:5]))}" for word, each in words if each)
-            return f"their classes differ ({said or 'in their order'})"
-        if name == "sigma_data":
-            return f"their pixels differ (root mean square {now:.6g} instead of {had:.6g})"
-        return f"their {name} is {now} instead of {had}"
-    return None
-
-
-def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
-    """The config of a new run that starts from the weights of another, whose model and data it takes over.
-
-    Args:
-        saved: from the checkpoint.
-        cfg: composed from the command line; it may set how to guide.
-        overrides: of the command line.
-
-    Raises:
-        UserError: an override would change what belongs to the weights.
-    """
-    config = plain(cfg)
-    for override in overrides:
-        group, _, setting = override.split("=", 1)[0].lstrip("+~").partition(".")
-        if group in TAKEN_OVER and not (group == "guidance" and setting in GUIDING) and (group, setting) != MOVED:
-            raise UserError(
-                f"'{override.lstrip('+')}' cannot be given with checkpoint={config['checkpoint']}, which brings "
-                f"its own {group}: leave one of them out."
-            )
-    taken = {name: saved[name] for name in TAKEN_OVER}
-    if any(override.lstrip("+").startswith("data.root=") for override in overrides):
-        check_known(OmegaConf.create(taken), "data.root")
-        taken["data"] = {**taken["data"], "root": config["data"]["root"]}
-    check_root(taken["data"])
-    if taken["guidance"]["_target_"] == config["guidance"]["_target_"]:
-        taken["guidance"] = {**taken["guidance"], **{k: v for k, v in config["guidance"].items() if k in GUIDING}}
-    return {**config, **taken}
+            text = "; ".join(f"{word} are {', '.join(map(str, each[:5]))}" for word, each in words if each)
+            said.append(f"their classes differ ({text or 'in their order'})")
+        elif name == "sigma_data":
+            said.append(f"their pixels differ (root mean square {now:.6g} instead of {had:.6g})")
+        else:
+            what = "number of channels" if name == "channels" else name
+            said.append(f"their {what} is {now} instead of {had}")
+    told = [text for text in said if not text.startswith("their pixels")] or said  # which other images always do
+    return ", and ".join(told) or None
 
 
 def check_root(node: Config) -> None:

@@ -35,6 +35,18 @@ HOMES = {
     "features": "diffusion.evaluation.features",
     "scorer": "diffusion.evaluation.classifier",
 }
+# Settings that came later, by group, with the value that leaves all as it was before.
+LATER: dict[str, Config] = {"training": {"freeze": None}}
+
+
+def without_later(config: Config) -> Config:
+    """A config without the settings of `LATER` that change nothing, as it was before there were any."""
+
+    def before(group: str, node: Any) -> Any:
+        later = LATER.get(group, {})
+        return {k: v for k, v in node.items() if k not in later or v != later[k]} if isinstance(node, dict) else node
+
+    return {group: before(group, node) for group, node in config.items()}
 
 
 def without_target(node: Config) -> Config:

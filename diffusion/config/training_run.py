@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from diffusion.config import guiding, padding
+from diffusion.config import guiding, padding, starting
 from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
-from diffusion.config.resuming import check_same_images
+from diffusion.config.changed_images import check_same_images
 from diffusion.config.settings import Config, check_types, in_context
 from diffusion.data.splits import number_as
 from diffusion.drawing.image_model import ImageModel
@@ -42,19 +43,19 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     log.info("Data: %s, %d + %d images. Device: %s.", data.name, len(data.train), len(data.test), device.describe())
     padding.choose(config, data)
     image = described(data, resume, start)
+    if resume is not None:
+        check_same_images(data.name, image, resume, config, folder)
     config["guidance"] = guiding.settled(config["guidance"], image["class_names"], data.name)
     recipe = Recipe(config, image)
-    if start is not None:
-        same_heads(recipe, start)
-    weights = resume["network"] if resume is not None else start["ema"]["network"] if start is not None else None
-    network = device.place(recipe.network(config["seed"], weights))
+    plan, network = build(config["training"], "training"), device.place(network_of(recipe, resume, start))
     size = sum(parameter.numel() for parameter in network.parameters())
     log.info("Network: %s, %.2f million parameters.", type(network).__name__, size / 1e6)
+    leave_frozen(network, plan, config)
     ema = build(config["ema"], "ema", network=network)
     parts = Parts(
         denoiser=recipe.denoiser(network),
         ema=ema,
-        optimizer=build(config["optimizer"], "optimizer", params=list(network.parameters())),
+        optimizer=build(config["optimizer"], "optimizer", params=[p for p in network.parameters() if p.requires_grad]),
         data=data,
         guidance=recipe.guidance,
         timesteps=build(config["timesteps"], "timesteps", {"schedule": recipe.schedule}),
@@ -71,7 +72,6 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         tracker=tracker,
         folder=folder,
     )
-    plan = build(config["training"], "training")
     try:
         trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
     except (ValueError, OverflowError) as error:  # of a length that is none for so many images
@@ -86,8 +86,27 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     return trainer
 
 
+def network_of(recipe: Recipe, resume: Config | None, start: Config | None) -> nn.Module:
+    """A network with the weights of the run that goes on, the averaged ones of the run it starts from, or new ones."""
+    network = recipe.network(recipe.config["seed"], None if resume is None else resume["network"])
+    if start is not None:
+        same_heads(recipe, start)
+        starting.start_from(start, network, recipe)
+    return network
+
+
+def leave_frozen(network: nn.Module, plan: Any, config: Config) -> None:
+    """Let the parameters that training.freeze names stay as they are."""
+    from diffusion.training.freezing import freeze
+
+    try:
+        freeze(network, plan.freeze or [])
+    except ValueError as error:
+        raise UserError(in_context("training", config["training"], error)) from error
+
+
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:
-    """What a network must know of the images: still what it was for the run that goes on, or is started from."""
+    """What a network must know of the images, with the classes in the order of the run before, where there is one."""
     earlier = resume or start
     if earlier is not None:
         number_as(data, earlier["image"]["class_names"])
@@ -98,9 +117,8 @@ def described(data: Any, resume: Config | None, start: Config | None) -> Config:
                 f"{key}: this run took the one class of data={data.name} for a label, and one class is none any more: "
                 "draw from it and score it as before, but start a new run to train on."
             )
-        image["class_names"] = earlier["image"]["class_names"]
-    if earlier is not None:
-        check_same_images(data.name, image, earlier["image"], key)
+        if resume is not None:
+            image["class_names"] = earlier["image"]["class_names"]
     try:
         checkpoint.check_image(image)
     except ValueError as error:

@@ -144,13 +144,14 @@ class ImageData:
         self.channels, self.image_size = first.shape[1], (first.shape[-2], first.shape[-1])
 
     def describe(self) -> dict:
-        """What a model must know of its images: size, channels, padding, class names, and their root mean square."""
+        """What a model must know of its images: size, channels, padding, class names, root mean square, number."""
         return {
             "size": short(self.image_size),
             "channels": self.channels,
             "padding": self.padding,
             "class_names": self.class_names,
             "sigma_data": self.root_mean_square(),
+            "images": len(self.train),
         }
 
     def root_mean_square(self) -> float:

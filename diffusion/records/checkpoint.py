@@ -148,6 +148,8 @@ def check_image(image: dict[str, Any]) -> None:
     for name in names:  # which were names of folders
         if not 0 < len(name) <= 255 or name in (".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"it has a class of the name {name[:50]!r}, which no folder can have")
+    if not isinstance(image.get("images", 0), int):
+        raise ValueError(f"it was trained with {str(image['images'])[:50]!r} images, which is no number")
     if not isinstance(deviation, float) or not 0 <= deviation <= 1:
         raise ValueError(f"its images have the root mean square {deviation}, which is not from 0 to 1")
 

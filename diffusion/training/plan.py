@@ -27,6 +27,7 @@ class Plan:
             previews and scores: only at the end).
         workers: processes that decode images, where they do not fit in memory.
         profile: steps to record with PyTorch's profiler; 0 is none. See `diffusion.training.profiling`.
+        freeze: patterns of the names of parameters that stay as they are. See `diffusion.training.freezing`.
 
     Raises:
         ValueError: a setting is out of its range, or the length is given twice.
@@ -48,6 +49,7 @@ class Plan:
     evaluate_every: int = 0
     workers: int = 2
     profile: int = 0
+    freeze: list[str] | None = None
 
     def __post_init__(self) -> None:
         batch_size, accumulate, several = self.batch_size, self.accumulate, ranks.size()

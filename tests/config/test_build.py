@@ -5,7 +5,7 @@ import torch
 from config_helpers import tiny_config
 from omegaconf import OmegaConf
 
-from diffusion.config import build, resuming, settings, trained, training_run
+from diffusion.config import build, settings, starting, trained, training_run
 from diffusion.config.classes import class_numbers
 from diffusion.drawing.image_model import ImageModel
 from diffusion.system.errors import UserError
@@ -178,6 +178,6 @@ def test_what_comes_with_a_checkpoint_cannot_be_chosen_again(tmp_path):
     with pytest.raises(
         UserError, match="^'model.width=16' cannot be given with checkpoint=RUN, which brings its own model"
     ):
-        resuming.starting_config(saved, cfg, ["model.width=16"])
-    taken = resuming.starting_config(saved, cfg, ["guidance.scale=1.5", "loss=consistency"])
+        starting.starting_config({"config": saved, "image": {}}, cfg, ["model.width=16"])
+    taken = starting.starting_config({"config": saved, "image": {}}, cfg, ["guidance.scale=1.5", "loss=consistency"])
     assert taken["guidance"]["scale"] == 1.5 and taken["model"] == saved["model"]

@@ -5,7 +5,7 @@ from config_helpers import compose, tiny_config
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffusion.config import guiding, resuming, trained, training_run
+from diffusion.config import guiding, resuming, starting, trained, training_run
 from diffusion.records import checkpoint
 from diffusion.records.results import fingerprint
 from diffusion.system.device import Device
@@ -86,7 +86,7 @@ def test_its_checkpoint_draws_resumes_and_starts_another(tmp_path, pictures):
     for given in ("guidance=auto", "guidance.scale=3.0", "training.steps=9"):
         again = resuming.resumed_config(state["config"], cfg, [given])
         assert again["guidance"] == guiding.UNLABELLED
-    assert resuming.starting_config(state["config"], cfg, ["loss=target"])["guidance"] == guiding.UNLABELLED
+    assert starting.starting_config(state, cfg, ["loss=target"])["guidance"] == guiding.UNLABELLED
 
 
 def test_a_run_without_guidance_on_labelled_images_is_another_run(tmp_path):

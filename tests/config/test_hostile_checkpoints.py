@@ -12,7 +12,7 @@ from config_helpers import compose, saved_run
 from hostile import Call, archive, careful, read_or_refused, told, two_directories
 from omegaconf import OmegaConf
 
-from diffusion.config import build, resuming, trained, training_run
+from diffusion.config import build, resuming, starting, trained, training_run
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
 
@@ -268,7 +268,9 @@ def test_a_checkpoint_makes_no_folder_outside_the_working_one(good, tmp_path):
         config = {**good["config"], "data": {"_target_": "diffusion.data.datasets.mnist", "root": root}}
         told_of = told(build.data_of, {**good, "config": config})
         assert "elsewhere, which the checkpoint names, is no folder here" in told_of
-        taken = told(resuming.starting_config, config, OmegaConf.create(compose("train", "checkpoint=x")), [])
+        taken = told(
+            starting.starting_config, {**good, "config": config}, OmegaConf.create(compose("train", "checkpoint=x")), []
+        )
         assert "elsewhere, which the checkpoint names, is no folder here" in taken
     assert not (tmp_path / "elsewhere").exists()
 

@@ -36,7 +36,7 @@ CASES = [  # command → exit code, what its last line holds
     (["train.py", "resume=chdir", "data.image_size=32"], 1, "(data.image_size is 16)"),
     (["train.py", "resume=chdir", "data.imgsize=8"], 1, "Unknown setting 'data.imgsize': did you mean 'data.image_"),
     (["train.py", "checkpoint=chdir", *SMALL[3:], "data.root=moved", "hydra.run.dir=second"], 0, "/second"),
-    (["train.py", "checkpoint=chdir", "data.image_size=8"], 1, "which brings its own data: leave one of them out"),
+    (["train.py", "checkpoint=chdir", "model.width=16"], 1, "which brings its own model: leave one of them out"),
     (
         ["evaluate.py", "checkpoint=chdir", "data.root=nowhere"],
         1,
