@@ -2,8 +2,10 @@
 
 known.py   Fashion-MNIST, MNIST, KMNIST, CIFAR-10
 folder.py  a folder of images
+arrays.py  NumPy's .npz and .npy
 """
 
+from diffusion.data.datasets.arrays import arrays
 from diffusion.data.datasets.folder import image_folder
 from diffusion.data.datasets.known import (
     cifar10,
@@ -16,6 +18,7 @@ from diffusion.data.datasets.known import (
 )
 
 __all__ = [
+    "arrays",
     "cifar10",
     "fashion_mnist",
     "fashion_mnist_here",

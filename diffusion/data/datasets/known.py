@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from diffusion.data.images import ASSETS, ImageData, Images
+from diffusion.system.array_files import read_arrays
 from diffusion.system.errors import UserError, brief
-from diffusion.system.untrusted import MEMORY_LIMIT, read_arrays
+from diffusion.system.untrusted import MEMORY_LIMIT
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
