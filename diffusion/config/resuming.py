@@ -15,25 +15,36 @@ from diffusion.system.errors import UserError
 RESUMABLE = (
     *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
-    *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
+    *("device", "score", "preview", "sampler", "features", "resume"),
 )
 TRAINED_WITH = ("data", "model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
 # What training that starts from a checkpoint takes over from it.
 TAKEN_OVER = ("data", "model", "schedule", "objective", "guidance")
-MOVED = ("data", "root")  # which may be another one: the images are the same
+# Where images lie, by the kind of data: another place may be given, since the images are the same.
+PLACES = {"arrays": ("train", "test", "train_labels", "test_labels"), "huggingface": ("name",)}
+UNSAID = {"flip": False, "shift": 0}  # settings that older runs do not know: left out of a config where they do nothing
 GUIDING = ("scale", "interval", "rescale", "plus_plus")  # settings of guidance that act in sampling alone
 
 
 def plain(cfg: DictConfig) -> Config:
     """The resolved config as it goes into a checkpoint: plain containers, nothing of this machine or this start."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
+    config = {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
+    if isinstance(config.get("data"), dict) and str(config["data"].get("_target_")).startswith(HOMES["data"]):
+        config["data"] = {k: v for k, v in config["data"].items() if k not in UNSAID or v != UNSAID[k]}
+    return config
+
+
+def places(node: Config) -> tuple[str, ...]:
+    """The settings of data that say where their images lie."""
+    return PLACES.get(str(node.get("_target_")).rpartition(".")[2], ("root",))
 
 
 def trained_with(config: Config) -> Config:
     """The settings of a config that its weights depend on."""
     groups = {name: dict(config[name]) for name in TRAINED_WITH}
-    groups["data"].pop("root", None)
+    for name in places(groups["data"]):
+        groups["data"].pop(name, None)
     if config.get("checkpoint"):
         groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
     groups["training"] = {k: v for k, v in config["training"].items() if f"training.{k}" not in RESUMABLE}
@@ -70,22 +81,23 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         if not (key.startswith("guidance.") and new["guidance"] == saved["guidance"]):  # without labels it has none
             check_known(config, key)
         if key == "data" and same_data(saved["data"], new["data"]):
-            if new["data"].get("root", "???") != "???" and "data.root" in given:
-                config.data.root = new["data"]["root"]
             continue
-        allowed = any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
+        allowed = key in {f"data.{name}" for name in places(saved["data"])} or any(
+            key == name or key.startswith(f"{name}.") for name in RESUMABLE
+        )
         value = OmegaConf.select(OmegaConf.create(new), key)
         if allowed and key != "resume":
             OmegaConf.update(config, key, value, merge=False)
         elif not allowed and OmegaConf.select(config, key) != value:
             old = OmegaConf.select(config, key)
             had = old.get("_target_", old) if isinstance(old, DictConfig) else old
+            had = UNSAID.get(key.removeprefix("data."), had) if had is None else had
             raise UserError(
                 f"resume: '{shown}' would change what this run is trained with ({key} is {had}); only the length, "
                 "the logging and the device may change. Start a new run for it."
             )
-    if "data" not in given and "data.root" not in given:
-        check_root(saved["data"])
+    if "data" not in given:
+        check_places(saved["data"], [name for name in places(saved["data"]) if f"data.{name}" not in given])
     name = OmegaConf.select(config, "features.network._target_")
     if name is not None and "features.network._target_" not in given:
         raise UserError(
@@ -114,8 +126,7 @@ def moved_data(saved: Config, node: DictConfig | None) -> Config:
         return given
     for name in given:
         check_known(OmegaConf.create({"data": saved}), f"data.{name}")
-    if "root" not in given:
-        check_root(saved)
+    check_places(saved, [name for name in places(saved) if name not in given])
     return {**saved, **given}
 
 
@@ -136,7 +147,7 @@ def same_data(saved: Config, new: Config) -> bool:
     for node in (saved, new):
         target = allowed_target(str(node.get("_target_")), "data")
         defaults = {name: each.default for name, each in arguments_of(target).items()}
-        both.append({**defaults, **node, "root": None})
+        both.append({**defaults, **node, **dict.fromkeys(places(node))})
     return both[0] == both[1]
 
 
@@ -188,22 +199,55 @@ def starting_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     Raises:
         UserError: an override would change what belongs to the weights.
     """
-    config = plain(cfg)
+    config, moved = plain(cfg), []
     for override in overrides:
         group, _, setting = override.split("=", 1)[0].lstrip("+~").partition(".")
-        if group in TAKEN_OVER and not (group == "guidance" and setting in GUIDING) and (group, setting) != MOVED:
+        if group == "data" and setting in places(saved["data"]):
+            moved.append(setting)
+        elif group in TAKEN_OVER and not (group == "guidance" and setting in GUIDING):
             raise UserError(
                 f"'{override.lstrip('+')}' cannot be given with checkpoint={config['checkpoint']}, which brings "
                 f"its own {group}: leave one of them out."
             )
     taken = {name: saved[name] for name in TAKEN_OVER}
-    if any(override.lstrip("+").startswith("data.root=") for override in overrides):
-        check_known(OmegaConf.create(taken), "data.root")
-        taken["data"] = {**taken["data"], "root": config["data"]["root"]}
-    check_root(taken["data"])
+    for name in moved:
+        check_known(OmegaConf.create(taken), f"data.{name}")
+        taken["data"] = {**taken["data"], name: config["data"][name]}
+    check_places(taken["data"], [name for name in places(taken["data"]) if name not in moved])
     if taken["guidance"]["_target_"] == config["guidance"]["_target_"]:
         taken["guidance"] = {**taken["guidance"], **{k: v for k, v in config["guidance"].items() if k in GUIDING}}
     return {**config, **taken}
+
+
+def check_places(node: Config, names: Sequence[str]) -> None:
+    """Raise `UserError` where the data of a checkpoint's config are not where it says.
+
+    Args:
+        node: the data.
+        names: of the settings that the command line does not give anew.
+    """
+    for name in names:
+        if name == "root":
+            check_root(node)
+        elif name == "name":
+            check_hub(node)
+        elif isinstance(node.get(name), str) and not os.path.isfile(node[name]):
+            raise UserError(
+                f"data.{name}={node[name][:200]}, which the checkpoint names, is no file here: put it there, or give "
+                f"its new place by data.{name}=… (with sample.py, give images by task.images=…)."
+            )
+
+
+def check_hub(node: Config) -> None:
+    """Raise `UserError` where a checkpoint's config would fetch from the Hub what its owner never asked for here."""
+    from diffusion.data.datasets.hub import fetched
+
+    name = str(node.get("name"))[:200]
+    if not os.path.exists(name) and not fetched(name):
+        raise UserError(
+            f"data.name={name}, which the checkpoint names, is no folder here, nor was it fetched from the Hub before: "
+            f"if you trust it, add data.name={shlex.quote(name)}, or give its new place."
+        )
 
 
 def check_root(node: Config) -> None:

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -222,7 +222,7 @@ def read_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def open_image(path: Path | str) -> "Image.Image":
+def open_image(path: Path | str | IO[bytes]) -> "Image.Image":
     """An image file whose head was read; none of its pixels are unpacked yet.
 
     Raises:
