@@ -30,9 +30,15 @@ def plain(cfg: DictConfig) -> Config:
     """The resolved config as it goes into a checkpoint: plain containers, nothing of this machine or this start."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config = {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
-    if isinstance(config.get("data"), dict) and str(config["data"].get("_target_")).startswith(HOMES["data"]):
-        config["data"] = {k: v for k, v in config["data"].items() if k not in UNSAID or v != UNSAID[k]}
+    if isinstance(config.get("data"), dict):
+        config["data"] = said(config["data"])
     return config
+
+
+def said(data: Config) -> Config:
+    """The settings of data without those that older runs do not know and that do nothing here."""
+    ours = str(data.get("_target_")).startswith(HOMES["data"])
+    return {k: v for k, v in data.items() if not ours or k not in UNSAID or v != UNSAID[k]}
 
 
 def places(node: Config) -> tuple[str, ...]:
@@ -42,7 +48,7 @@ def places(node: Config) -> tuple[str, ...]:
 
 def trained_with(config: Config) -> Config:
     """The settings of a config that its weights depend on."""
-    groups = {name: dict(config[name]) for name in TRAINED_WITH}
+    groups = {name: dict(config[name]) for name in TRAINED_WITH} | {"data": said(config["data"])}
     for name in places(groups["data"]):
         groups["data"].pop(name, None)
     if config.get("checkpoint"):
@@ -85,13 +91,13 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         allowed = key in {f"data.{name}" for name in places(saved["data"])} or any(
             key == name or key.startswith(f"{name}.") for name in RESUMABLE
         )
-        value = OmegaConf.select(OmegaConf.create(new), key)
+        old, value = OmegaConf.select(config, key), OmegaConf.select(OmegaConf.create(new), key)
+        unsaid = UNSAID.get(key.removeprefix("data."))
+        old, value = (unsaid if each is None else each for each in (old, value))
         if allowed and key != "resume":
             OmegaConf.update(config, key, value, merge=False)
-        elif not allowed and OmegaConf.select(config, key) != value:
-            old = OmegaConf.select(config, key)
+        elif not allowed and old != value:
             had = old.get("_target_", old) if isinstance(old, DictConfig) else old
-            had = UNSAID.get(key.removeprefix("data."), had) if had is None else had
             raise UserError(
                 f"resume: '{shown}' would change what this run is trained with ({key} is {had}); only the length, "
                 "the logging and the device may change. Start a new run for it."

@@ -95,8 +95,8 @@ class ImageColumn:
                     if len(entries) * found.size > MEMORY_LIMIT:
                         raise UserError(
                             f"{what}: {len(entries):,} images of {found.shape[1]}×{found.shape[2]} pixels take more "
-                            f"than {MEMORY_LIMIT / 2**30:.1f} GiB of memory: give a smaller data.image_size=…, or save them "
-                            "as files, for data=image_folder."
+                            f"than {MEMORY_LIMIT / 2**30:.1f} GiB of memory: give a smaller data.image_size=…, or save "
+                            "them as files, for data=image_folder."
                         )
                     images = np.empty((len(entries), *found.shape), np.uint8)
                 images[row] = found

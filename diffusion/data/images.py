@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffusion.data.augmentation import Augmentation
 from diffusion.data.decoding import VERSION, WHITE, Colour, read_image
 from diffusion.data.workers import loaded
 from diffusion.system.errors import UserError
@@ -108,6 +109,7 @@ class ImageData:
         padding: black pixels added on every side for the network and cropped from its samples (28 → 32 is 2).
         packaged_scorer: name of the scorer in this package that judges these images, if there is one.
         background: what shows through transparent pixels, here and in images that are compared with these.
+        augmentation: how training images are varied; None leaves them as they are.
     """
 
     def __init__(
@@ -119,10 +121,12 @@ class ImageData:
         padding: int = 0,
         packaged_scorer: str | None = None,
         background: Colour = WHITE,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if padding < 0:
             raise ValueError(f"padding={padding} must be 0 or more pixels")
         self.name, self.train, self.test, self.padding = name, train, test, padding
+        self.augmentation = augmentation or Augmentation()
         self.class_names, self.packaged_scorer, self.background = list(class_names), packaged_scorer, background
         for labels in (train.labels, test.labels):
             if labels is not None and not set(labels.unique().tolist()) <= set(range(len(class_names))):
@@ -136,6 +140,7 @@ class ImageData:
             self.train, self.test, self.class_names = unlabelled(train), unlabelled(test), []
         first, _ = train.select(torch.zeros(1, dtype=torch.long))
         self.channels, self.image_size = first.shape[1], first.shape[-1]
+        self.augmentation.check(*first.shape[-2:])
 
     def describe(self) -> dict:
         """What a model must know of its images: size, channels, padding, class names, and their root mean square."""

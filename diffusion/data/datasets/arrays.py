@@ -1,27 +1,19 @@
 """Images in NumPy's files: an .npz with images and labels, or an .npy of images."""
 
 import logging
-import os
-import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from diffusion.data.folders import refuse_file, some
+from diffusion.data.array_file import OF_TEST, ArrayFile, Names
+from diffusion.data.augmentation import Augmentation
+from diffusion.data.folders import some
 from diffusion.data.images import ImageData
 from diffusion.data.labelled import Labelled, class_of_each, in_splits
 from diffusion.data.pixels import pixels
-from diffusion.data.splits import TEST, TRAINING, VALIDATION
-from diffusion.system.array_files import Head, array_heads, is_npy, read_arrays, read_npy
-from diffusion.system.errors import UserError, brief
+from diffusion.data.splits import TRAINING
+from diffusion.system.errors import UserError
 
 log = logging.getLogger("diffusion")
-IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "samples", "arr_0")
-LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "arr_1")
-SPLITS = {word: words[0] for words in (TRAINING, TEST, VALIDATION) for word in words}
-OF_TEST = (TEST[0], VALIDATION[0])
 
 
 def arrays(
@@ -36,6 +28,8 @@ def arrays(
     class_names: list[str | int] | None = None,
     test_fraction: float = 0.1,
     padding: int = 0,
+    flip: bool = False,
+    shift: int = 0,
 ) -> ImageData:
     """Images of files of arrays, all of one size, as they are.
 
@@ -50,148 +44,58 @@ def arrays(
         labels: False trains without labels; True insists on them.
         class_names: of the labels 0, 1, …; None takes the numbers, or the texts that the labels are.
         test_fraction: share of the images held out where there are no test images; every class keeps one to train.
+        padding: black pixels on every side, for the network alone.
+        flip, shift: how training images are varied, see `diffusion.data.augmentation`.
     """
+    how = Reading(range, layout, labels, class_names)
     first = ArrayFile(train, "data.train")
     second = first if test is None else ArrayFile(test, "data.test")
     if len(keys or []) > 4:
         raise UserError(f"data.keys={keys}: give at most four names, [images,labels,test images,test labels].")
     mine, others = (keys or [])[:2], (keys or [])[2:]
-    if test is not None and not others:
-        others = mine
     found = first.find((TRAINING[0], None), mine)
-    if found is None:
-        raise UserError(f"{first.contents()}: name its images and labels by data.keys=[…,…].")
-    held = second.find(OF_TEST if test is None else (*OF_TEST, None), others)
-    if held is None and test is not None:
-        raise UserError(f"{second.contents()}: name its images and labels by data.keys=[…,…].")
-    told: list[str] = []
-
-    def load(file: ArrayFile, names: Names, apart: str | None, setting: str) -> Labelled:
-        images = pixels(file.read(names.images), file.called(names.images), range, layout)
-        told.append(f"{len(images):,} images" + (f" from {names.images}" if names.images else ""))
-        key = names.labels
-        if apart is not None:
-            file, key = ArrayFile(apart, setting), ""
-            key = file.find_labels()
-        if labels is False or key is None:
-            if labels:
-                raise UserError(f"data.labels=true, but {file.contents()}: give the labels by data.train_labels=FILE.")
-            told[-1] += " without labels"
-            return Labelled(images, None)
-        told[-1] += f", labels from {apart or key}"
-        return Labelled(images, class_of_each(file.read(key), len(images), file.called(key), class_names))
-
-    split = load(first, found, train_labels, "data.train_labels")
-    rest = None if held is None else load(second, held, test_labels, "data.test_labels")
-    used = (*found, *(held or ()))
+    held = second.find(OF_TEST if test is None else (*OF_TEST, None), others or ([] if test is None else mine))
+    for file, names in ((first, found), *([] if test is None else [(second, held)])):
+        if names is None:
+            raise UserError(f"{file.contents()}: name its images and labels by data.keys=[…,…].")
+    split, said = how.split(first, found, train_labels, "data.train_labels")  # type: ignore[arg-type]
+    rest = None
+    if held is not None:
+        rest, text = how.split(second, held, test_labels, "data.test_labels")
+        said += f"; to test, {text}"
+    used = (*(found or ()), *(held or ()))
     unused = [] if test is not None else [name for name in first.heads if name and name not in used]
-    log.info(
-        "data.train=%s: %s%s.", train, "; to test, ".join(told), f"; not used: {some(unused, 5)}" if unused else ""
-    )
+    log.info("data.train=%s: %s%s.", train, said, f"; not used: {some(unused, 5)}" if unused else "")
     order = None if class_names is None else [str(name) for name in class_names]
     ready = in_splits(split, rest, order, test_fraction, f"data.train={train}")
-    return ImageData(Path(train).stem, *ready, padding)
+    return ImageData(Path(train).stem, *ready, padding, augmentation=Augmentation(flip, shift))
 
 
-class Names(NamedTuple):
-    """Which arrays of a file are the images and the labels of a split; the one of an .npy has no name ("")."""
+class Reading(NamedTuple):
+    """How arrays become images with classes: settings of `arrays`, with which they are read."""
 
-    images: str
-    labels: str | None
+    value_range: list[float] | None
+    layout: str | None
+    labels: bool | None
+    class_names: list[str | int] | None
 
-
-class ArrayFile:
-    """A file of arrays.
-
-    Args:
-        path: of it.
-        setting: that names it, for messages.
-
-    Raises:
-        UserError: it is no .npz or .npy, or cannot be read.
-    """
-
-    def __init__(self, path: str, setting: str) -> None:
-        self.path, self.what = Path(path), f"{setting}={path}"
-        if os.path.isdir(path):
-            raise UserError(
-                f"{self.what} is a folder: give an .npz or .npy, or a folder of images by data=image_folder."
-            )
-        if not os.path.exists(path):
-            raise UserError(f"{self.what}: there is no such file; give an .npz or .npy.")
-        refuse_file(self.path, setting, arrays=True)
-        self.heads: dict[str, Head] = self.reading(array_heads, self.path)
-
-    def reading(self, read: Callable, *arguments: Any) -> Any:
-        """What `read` returns; `UserError` where the file is damaged, or holds what is not read."""
-        try:
-            return read(*arguments)
-        except MemoryError:
-            raise
-        except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
-            why = brief(error)
-            if "pickled" in why:
-                why += ": save it anew without, texts by .astype(str), images of one size as one array"
-            elif "at once" in why:
-                why += ": save the images as files, for data=image_folder"
-            raise UserError(f"{self.what} cannot be read as .npz or .npy ({why}).") from error
-
-    def read(self, name: str) -> np.ndarray:
-        """One of its arrays."""
-        if is_npy(self.path):
-            return self.reading(read_npy, self.path)
-        return self.reading(read_arrays, self.path, (name,))[name]
-
-    def called(self, name: str) -> str:
-        """One of its arrays, in words."""
-        return f"{self.what}{f', its array {name},' if name else ''}"
-
-    def contents(self) -> str:
-        """What it holds, in words."""
-        each = [f"{name} {'×'.join(map(str, head.shape))} {head.dtype}" for name, head in self.heads.items()]
-        return f"{self.what} holds {some(each, 8) or 'no arrays'}"
-
-    def find(self, roles: Sequence[str | None], keys: Sequence[str | None]) -> Names | None:
-        """The images and labels of a split; None where there are none.
+    def split(self, file: ArrayFile, names: Names, apart: str | None, setting: str) -> tuple[Labelled, str]:
+        """The images of a split, and where they and their labels are from, in words.
 
         Args:
-            roles: the split's names, the best first; None stands for names without a split.
-            keys: the names that its owner gave, of the images and of the labels.
+            file: of the images.
+            names: of its arrays.
+            apart: a file of the labels, in place of those in the first.
+            setting: that names it, for messages.
         """
-        for key in keys:
-            if key is not None and key not in self.heads:
-                raise UserError(f"data.keys: {self.contents()}, but no {key}: choose from these.")
-        given = keys[0] if keys else None
-        for role in roles if given is None else (meaning(given)[0],):
-            images = given or self.best(role, IMAGES)
-            if images is not None:
-                return Names(images, keys[1] if len(keys) > 1 else self.best(role, LABELS))
-        loose = [name for name in self.heads if None in roles and meaning(name)[0] in roles]
-        several = len(loose) > 1
-        loose = [name for name in loose if not several or len(self.heads[name].shape) in (3, 4)]
-        return Names(loose[0], keys[1] if len(keys) > 1 else self.best(None, LABELS)) if len(loose) == 1 else None
-
-    def find_labels(self) -> str:
-        """The labels in a file that is there for them."""
-        names = [name for name in self.heads if len(self.heads) == 1 or meaning(name)[1] in LABELS]
-        if len(names) != 1:
-            raise UserError(f"{self.contents()}: it must hold one array, the labels.")
-        return names[0]
-
-    def best(self, role: str | None, kinds: Sequence[str]) -> str | None:
-        """The array of a split with the most usual of some names."""
-        found = [
-            (kinds.index(kind), name)
-            for name in self.heads
-            for split, kind in [meaning(name)]
-            if split == role and kind in kinds
-        ]
-        return min(found)[1] if found else None
-
-
-def meaning(name: str) -> tuple[str | None, str]:
-    """The split that the name of an array tells, and the rest of it: x_train → ("train", "x")."""
-    words = re.findall(r"[a-z0-9]+", re.sub(r"^([xy])(?=train|test|val)", r"\1_", name.casefold()))
-    rest = "_".join(word for word in words if word not in SPLITS)
-    split = next((SPLITS[word] for word in words if word in SPLITS), None)
-    return split, rest or (IMAGES[0] if split else "")
+        images = pixels(file.read(names.images), file.called(names.images), self.value_range, self.layout)
+        said, key = f"{len(images):,} images" + (f" from {names.images}" if names.images else ""), names.labels
+        if self.labels is not False and apart is not None:
+            file = ArrayFile(apart, setting)
+            key = file.find_labels()
+        if self.labels and key is None:
+            raise UserError(f"data.labels=true, but {file.contents()}: give the labels by {setting}=FILE.")
+        if self.labels is False or key is None:
+            return Labelled(images, None), f"{said} without labels"
+        classes = class_of_each(file.read(key), len(images), file.called(key), self.class_names)
+        return Labelled(images, classes), f"{said}, labels from {apart or key}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion.data.augmentation import Augmentation
 from diffusion.data.decoding import colour
 from diffusion.data.images import ImageData, ImageFiles, Images
 from diffusion.data.reading import FolderReader
@@ -20,6 +21,8 @@ def image_folder(
     background: str | list[int] = "white",
     skip_damaged: bool = False,
     padding: int = 0,
+    flip: bool = False,
+    shift: int = 0,
 ) -> ImageData:
     """Any images: each is scaled until its shorter side is `image_size`, then cropped in the middle.
 
@@ -33,6 +36,8 @@ def image_folder(
         memory_limit: GiB of decoded images above which they are read from their files, batch by batch.
         background: what shows through transparent pixels: white, black, "#rrggbb", or [r, g, b].
         skip_damaged: leave out files that cannot be read, and say how many, rather than stop.
+        padding: black pixels on every side, for the network alone.
+        flip, shift: how training images are varied, see `diffusion.data.augmentation`.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: images are grey (1) or colour (3)")
@@ -50,4 +55,6 @@ def image_folder(
         return reader.split([path for path, _ in found], numbers)
 
     name = Path(root).name or Path(root).resolve().name
-    return ImageData(name, load(train), load(test), names, padding, background=ground)
+    return ImageData(
+        name, load(train), load(test), names, padding, background=ground, augmentation=Augmentation(flip, shift)
+    )

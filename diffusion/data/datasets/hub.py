@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from diffusion.data.augmentation import Augmentation
 from diffusion.data.columns import ImageColumn, classes_in, holds_images
 from diffusion.data.decoding import colour
 from diffusion.data.folders import some
@@ -36,6 +37,8 @@ def huggingface(
     layout: str | None = None,
     test_fraction: float = 0.1,
     padding: int = 0,
+    flip: bool = False,
+    shift: int = 0,
 ) -> ImageData:
     """A data set of the Hugging Face Hub, or of a folder on this machine.
 
@@ -50,6 +53,8 @@ def huggingface(
         background: what shows through transparent pixels: white, black, "#rrggbb", or [r, g, b].
         range, layout: of arrays, as of `diffusion.data.datasets.arrays`.
         test_fraction: share of the images held out where there is no test split; every class keeps one to train.
+        padding: black pixels on every side, for the network alone.
+        flip, shift: how training images are varied, see `diffusion.data.augmentation`.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels}: images are grey (1) or colour (3)")
@@ -58,39 +63,43 @@ def huggingface(
     where, ground = f"data.name={name}", colour(background)
     tables = tables_of(name, subset, where)
     images = ImageColumn(image_size, channels, ground, range, layout, places(name))
-    first, rest = by_use(tables, where)
+    first, others = by_use(tables, where)
     column = column_of_images(tables[first], image_column, where)
-    classes = None if labels is False else column_of_labels(tables[first], label_column, where)
-    if labels and classes is None:
+    label = None if labels is False else column_of_labels(tables[first], label_column, where)
+    if labels and label is None:
         raise UserError(f"data.labels=true, but {where} has no column of labels: name it by data.label_column=….")
-
-    def load(split: str) -> Labelled:
-        what = f"{where}, split {split}"
-        for wanted in (column, classes):
-            if wanted is not None and wanted not in tables[split].column_names:
-                raise UserError(f"{what} has no column {wanted}, which split {first} has.")
-        found = None if classes is None else classes_in(tables[split], classes, f"{what}, column {classes}")
-        return Labelled(images.read(tables[split], column, f"{what}, column {column}"), found)
-
-    train, test = load(first), None
-    for split in rest:
-        test = load(split)
+    train, test = load(tables, first, images, column, label, where), None
+    for split in others:
+        test = load(tables, split, images, column, label, where)
         if train.classes is None or test.classes is not None:
             break
         log.warning("%s: the images of split %s have no classes, so that they are not used.", where, split)
         test = None
-    order = None
-    if train.classes is not None and hasattr(tables[first].features[classes], "names"):
-        used = set(train.classes)
-        order = [each for each in tables[first].features[classes].names if each in used]
-    told = f"{len(train.images):,} images from {first}" + (
+    said = f"{len(train.images):,} images from {first}" + (
         f", {len(test.images):,} to test from {split}" if test else ""
     )
-    log.info(
-        "%s: %s; images in column %s, %s.", where, told, column, f"labels in {classes}" if classes else "no labels"
-    )
+    log.info("%s: %s; images in column %s, %s.", where, said, column, f"labels in {label}" if label else "no labels")
+    order = order_of_classes(tables[first], label, train.classes)
     ready = in_splits(train, test, order, test_fraction, where)
-    return ImageData(Path(name).name, *ready, padding, background=ground)
+    return ImageData(Path(name).name, *ready, padding, background=ground, augmentation=Augmentation(flip, shift))
+
+
+def load(
+    tables: dict[str, Any], split: str, images: ImageColumn, column: str, label: str | None, where: str
+) -> Labelled:
+    """The images of a split, from one column, with their classes, from another."""
+    table, what = tables[split], f"{where}, split {split}"
+    for wanted in (column, label):
+        if wanted is not None and wanted not in table.column_names:
+            raise UserError(f"{what}, has no column {wanted}: give every split the same columns.")
+    classes = None if label is None else classes_in(table, label, f"{what}, column {label}")
+    return Labelled(images.read(table, column, f"{what}, column {column}"), classes)
+
+
+def order_of_classes(table: Any, label: str | None, classes: list[str] | None) -> list[str] | None:
+    """The classes that there are images of, in the order that the data set gives them, if it does."""
+    names = None if label is None else getattr(table.features[label], "names", None)
+    return None if names is None or classes is None else [name for name in names if name in set(classes)]
 
 
 def library() -> Any:
