@@ -91,13 +91,13 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         allowed = key in {f"data.{name}" for name in places(saved["data"])} or any(
             key == name or key.startswith(f"{name}.") for name in RESUMABLE
         )
-        old, value = OmegaConf.select(config, key), OmegaConf.select(OmegaConf.create(new), key)
+        both: list[Any] = [OmegaConf.select(each, key) for each in (config, OmegaConf.create(new))]
         unsaid = UNSAID.get(key.removeprefix("data."))
-        old, value = (unsaid if each is None else each for each in (old, value))
+        own, value = (unsaid if each is None else each for each in both)
         if allowed and key != "resume":
             OmegaConf.update(config, key, value, merge=False)
-        elif not allowed and old != value:
-            had = old.get("_target_", old) if isinstance(old, DictConfig) else old
+        elif not allowed and own != value:
+            had = own.get("_target_", own) if isinstance(own, DictConfig) else own
             raise UserError(
                 f"resume: '{shown}' would change what this run is trained with ({key} is {had}); only the length, "
                 "the logging and the device may change. Start a new run for it."
