@@ -246,13 +246,18 @@ def check_places(node: Config, names: Sequence[str]) -> None:
 
 def check_hub(node: Config) -> None:
     """Raise `UserError` where a checkpoint's config would fetch from the Hub what its owner never asked for here."""
-    from diffusion.data.datasets.hub import fetched
+    from diffusion.data.datasets.hub import ON_THE_HUB, fetched
 
     name = str(node.get("name"))[:200]
+    if not os.path.exists(name) and not ON_THE_HUB.fullmatch(name):
+        raise UserError(
+            f"data.name={name}, which the checkpoint names, is no folder here: put it there, or give its new place by "
+            "data.name=… (with sample.py, give images by task.images=…)."
+        )
     if not os.path.exists(name) and not fetched(name):
         raise UserError(
-            f"data.name={name}, which the checkpoint names, is no folder here, nor was it fetched from the Hub before: "
-            f"if you trust it, add data.name={shlex.quote(name)}, or give its new place."
+            f"data.name={name}, which the checkpoint names, was not fetched from the Hub before: if you trust it, add "
+            f"data.name={name}."
         )
 
 

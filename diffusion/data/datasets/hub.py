@@ -81,7 +81,13 @@ def huggingface(
     log.info("%s: %s; images in column %s, %s.", where, said, column, f"labels in {label}" if label else "no labels")
     order = order_of_classes(tables[first], label, train.classes)
     ready = in_splits(train, test, order, test_fraction, where)
-    return ImageData(Path(name).name, *ready, padding, background=ground, augmentation=Augmentation(flip, shift))
+    return ImageData(
+        Path(name).name or Path(name).resolve().name,
+        *ready,
+        padding,
+        background=ground,
+        augmentation=Augmentation(flip, shift),
+    )
 
 
 def load(
@@ -110,6 +116,7 @@ def library() -> Any:
         _ = datasets.load_dataset, datasets.List  # of version 4, the first that runs no code of a data set
     except (ImportError, AttributeError) as error:
         raise UserError('data=huggingface needs the library datasets: pip install -e ".[hub]".') from error
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what is wrong is told here, in a sentence
     return datasets
 
 
