@@ -140,7 +140,9 @@ def tables_of(name: str, subset: str | None, where: str) -> dict[str, Any]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # of many kinds: the library's, Arrow's, the network's
-        raise UserError(f"{where} cannot be read by the library datasets ({brief(error, 200)}).") from error
+        raise UserError(
+            f"{where} cannot be read by the library datasets ({brief(error.__cause__ or error, 200)})."
+        ) from error
     return dict(found) if isinstance(found, dict) else {TRAINING[0]: found}
 
 
