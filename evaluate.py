@@ -136,7 +136,9 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
         log.info("No data= was given, so the images are taken to imitate data=%s.", data.name)
     else:
         if "_target_" not in cfg.data:
-            raise UserError(f"data.{next(iter(cfg.data))} needs data to belong to: add data=image_folder.")
+            raise UserError(
+                f"data.{next(iter(cfg.data))} needs data to belong to: add data=image_folder or data=arrays."
+            )
         data = build.build_data(cfg.data)
     loaded = [load_samples(place, data) for place in places]  # all of them first: what is wrong is told at once
     for place, images in zip(places, loaded, strict=True):

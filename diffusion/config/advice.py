@@ -17,6 +17,9 @@ from diffusion.config.settings import FROM_CHECKPOINT, HOMES, unknown
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
 
+OF_YOURS = ("image_folder", "arrays", "huggingface")  # the options of data for a user's own images
+VARIED = ("flip", "shift")  # which every option of data has
+
 
 def as_sentence(error: BaseException) -> str | None:
     """What to tell the user, or None for a defect of the program."""
@@ -105,10 +108,11 @@ def no_setting(name: str) -> str:
     own = [other for other in keys if section and other.startswith(f"{section}.")]
     if not section and name in FROM_CHECKPOINT and name not in keys:
         return unknown(name, [])
-    if section == "data" and key in settings_of("data", "image_folder"):
+    owner = next((option for option in OF_YOURS if section == "data" and key in settings_of("data", option)), None)
+    if owner is not None and key not in VARIED:
         if Path(sys.argv[0]).name == "sample.py":
             return f"{name}: sample.py takes the images of a task from the model's data, or from task.images=…."
-        return f"Unknown setting '{name}' for these data: add data=image_folder, for images of your own."
+        return f"Unknown setting '{name}' for these data: add data={owner}, for images of your own."
     others = [] if name in keys else [option for option in options(section) if key in settings_of(section, option)]
     if others and own and section in HOMES:
         hint = " or ".join(f"{section}={option}" for option in others[:4])

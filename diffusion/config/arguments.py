@@ -15,6 +15,7 @@ from diffusion.system.files import no_text
 
 READ = (
     *("checkpoint", "resume", "samples", "data.root", "features.weights"),
+    *("data.train", "data.test", "data.train_labels", "data.test_labels", "data.name"),
     *("guidance.weaker", "task.images", "task.mask"),
 )
 WRITTEN = ("features.cache", "output_dir", "hydra.run.dir", "hydra.sweep.dir")

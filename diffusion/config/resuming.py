@@ -16,12 +16,13 @@ from diffusion.system.errors import UserError
 RESUMABLE = (
     *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
-    *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
+    *("device", "score", "preview", "sampler", "features", "resume"),
 )
 TRAINED_WITH = ("data", "model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
 # What training that starts from a checkpoint takes over from it.
 TAKEN_OVER = ("data", "model", "schedule", "objective", "guidance")
-MOVED = ("data", "root")  # which may be another one: the images are the same
+# Where images lie, by the kind of data: another place may be given, since the images are the same.
+PLACES = {"arrays": ("train", "test", "train_labels", "test_labels"), "huggingface": ("name",)}
 GUIDING = ("scale", "interval", "rescale", "plus_plus")  # settings of guidance that act in sampling alone
 
 
@@ -31,10 +32,16 @@ def plain(cfg: DictConfig) -> Config:
     return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
 
 
+def places(node: Config) -> tuple[str, ...]:
+    """The settings of data that say where their images lie."""
+    return PLACES.get(str(node.get("_target_")).rpartition(".")[2], ("root",))
+
+
 def trained_with(config: Config) -> Config:
     """The settings of a config that its weights depend on, those of before they could be set among them."""
     groups = {name: filled(config[name], name) for name in TRAINED_WITH}
-    groups["data"].pop("root", None)
+    for name in places(groups["data"]):
+        groups["data"].pop(name, None)
     if config.get("checkpoint"):
         groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
     groups["training"] = {
@@ -83,10 +90,10 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         if not (key.startswith("guidance.") and new["guidance"] == saved["guidance"]):  # without labels it has none
             check_known(config, key)
         if key == "data" and same_data(saved["data"], new["data"]):
-            if new["data"].get("root", "???") != "???" and "data.root" in given:
-                config.data.root = new["data"]["root"]
             continue
-        allowed = any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
+        allowed = key in {f"data.{name}" for name in places(saved["data"])} or any(
+            key == name or key.startswith(f"{name}.") for name in RESUMABLE
+        )
         value = OmegaConf.select(OmegaConf.create(new), key)
         if allowed and key != "resume":
             OmegaConf.update(config, key, value, merge=False)
@@ -96,8 +103,8 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
                 f"resume: '{shown}' would change what this run is trained with ({key} is {had}); only the length, "
                 "the logging and the device may change. Start a new run for it."
             )
-    if "data" not in given and "data.root" not in given:
-        check_root(saved["data"])
+    if "data" not in given:
+        check_places(saved["data"], [name for name in places(saved["data"]) if f"data.{name}" not in given])
     name = OmegaConf.select(config, "features.network._target_")
     if name is not None and "features.network._target_" not in given:
         raise UserError(
@@ -135,8 +142,7 @@ def moved_data(saved: Config, node: DictConfig | None) -> Config:
         return given
     for name in given:
         check_known(OmegaConf.create({"data": saved}), f"data.{name}")
-    if "root" not in given:
-        check_root(saved)
+    check_places(saved, [name for name in places(saved) if name not in given])
     return {**saved, **given}
 
 
@@ -152,7 +158,7 @@ def check_shape(data: Any, image: Config) -> None:
 
 def same_data(saved: Config, new: Config) -> bool:
     """Whether two nodes ask for the same images, wherever they lie; what a node leaves out is its default."""
-    mine, asked = ({**filled(node, "data"), "root": None} for node in (saved, new))
+    mine, asked = ({**filled(node, "data"), **dict.fromkeys(places(node))} for node in (saved, new))
     return mine == asked
 
 
@@ -187,6 +193,42 @@ def difference(image: Config, earlier: Config) -> str | None:
             said.append(f"their {what} is {now} instead of {had}")
     told = [text for text in said if not text.startswith("their pixels")] or said  # which other images always do
     return ", and ".join(told) or None
+
+
+def check_places(node: Config, names: Sequence[str]) -> None:
+    """Raise `UserError` where the data of a checkpoint's config are not where it says.
+
+    Args:
+        node: the data.
+        names: of the settings that the command line does not give anew.
+    """
+    for name in names:
+        if name == "root":
+            check_root(node)
+        elif name == "name":
+            check_hub(node)
+        elif isinstance(node.get(name), str) and not os.path.isfile(node[name]):
+            raise UserError(
+                f"data.{name}={node[name][:200]}, which the checkpoint names, is no file here: put it there, or give "
+                f"its new place by data.{name}=… (with sample.py, give images by task.images=…)."
+            )
+
+
+def check_hub(node: Config) -> None:
+    """Raise `UserError` where a checkpoint's config would fetch from the Hub what its owner never asked for here."""
+    from diffusion.data.datasets.hub import ON_THE_HUB, fetched
+
+    name = str(node.get("name"))[:200]
+    if not os.path.exists(name) and not ON_THE_HUB.fullmatch(name):
+        raise UserError(
+            f"data.name={name}, which the checkpoint names, is no folder here: put it there, or give its new place by "
+            "data.name=… (with sample.py, give images by task.images=…)."
+        )
+    if not os.path.exists(name) and not fetched(name):
+        raise UserError(
+            f"data.name={name}, which the checkpoint names, was not fetched from the Hub before: if you trust it, add "
+            f"data.name={name}."
+        )
 
 
 def check_root(node: Config) -> None:

@@ -36,7 +36,7 @@ HOMES = {
     "scorer": "diffusion.evaluation.classifier",
 }
 # Settings that came later, by group, with the value that leaves all as it was before.
-LATER: dict[str, Config] = {"training": {"freeze": None}}
+LATER: dict[str, Config] = {"training": {"freeze": None}, "data": {"flip": False, "shift": 0, "fit": "crop"}}
 
 
 def without_later(config: Config) -> Config:

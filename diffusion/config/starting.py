@@ -8,7 +8,7 @@ from torch import nn
 
 from diffusion.config.build import Recipe, build, measured
 from diffusion.config.guiding import AUTOMATIC, LABELLED
-from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_root, difference, filled, plain
+from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_places, difference, filled, places, plain
 from diffusion.config.settings import Config
 from diffusion.data.folders import number_of, some
 from diffusion.networks.transfer import BIAS, LABELS, carried
@@ -50,8 +50,8 @@ def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) ->
         "objective" not in given and "sigma_data" in start["image"]
     ):  # the network means what it meant, whatever is shown
         taken["objective"] = measured(saved["objective"], start["image"])
-    if not given.get("data", set()) & {"", "root"}:
-        check_root(taken["data"])
+    if "" not in given.get("data", set()):
+        check_places(taken["data"], [name for name in places(taken["data"]) if name not in given.get("data", set())])
     taken["guidance"] = guided(saved["guidance"], config["guidance"], given)
     kept = [name for name in TAKEN_OVER if taken[name] == saved[name] or name not in given]
     log.info("%s brings its own %s.", config["checkpoint"], ", ".join(kept))

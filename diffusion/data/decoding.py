@@ -8,7 +8,7 @@ hidden colours would bleed into the edges.
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def read_image(
 
 
 def decode_file(
-    path: Path, size: int | Size | None, channels: int, background: Colour = WHITE, fit: str = "crop"
+    path: Path | IO[bytes], size: int | Size | None, channels: int, background: Colour = WHITE, fit: str = "crop"
 ) -> Decoded:
     """As `read_image`, with the errors as they come: of Pillow, of the file system, and `ValueError`."""
     from PIL import ImageOps

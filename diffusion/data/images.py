@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffusion.data.augmentation import Augmentation
 from diffusion.data.decoding import VERSION, WHITE, Colour, read_image
 from diffusion.data.shapes import AUTO, Padding, Size, short, sides
 from diffusion.data.workers import loaded
@@ -112,6 +113,7 @@ class ImageData:
             [top, bottom, left, right]; "auto" leaves it to the network of a run.
         packaged_scorer: name of the scorer in this package that judges these images, if there is one.
         background: what shows through transparent pixels, here and in images that are compared with these.
+        augmentation: how training images are varied; None leaves them as they are.
 
     Attributes:
         image_size: (height, width).
@@ -126,9 +128,11 @@ class ImageData:
         padding: Padding = 0,
         packaged_scorer: str | None = None,
         background: Colour = WHITE,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.name, self.train, self.test = name, train, test
         self.padding: Padding = padding if padding == AUTO else short(sides(padding))
+        self.augmentation = augmentation or Augmentation()
         self.class_names, self.packaged_scorer, self.background = list(class_names), packaged_scorer, background
         for labels in (train.labels, test.labels):
             if labels is not None and not set(labels.unique().tolist()) <= set(range(len(class_names))):
@@ -142,6 +146,7 @@ class ImageData:
             self.train, self.test, self.class_names = unlabelled(train), unlabelled(test), []
         first, _ = train.select(torch.zeros(1, dtype=torch.long))
         self.channels, self.image_size = first.shape[1], (first.shape[-2], first.shape[-1])
+        self.augmentation.check(*self.image_size)
 
     def describe(self) -> dict:
         """What a model must know of its images: size, channels, padding, class names, root mean square, number."""

@@ -20,10 +20,11 @@ from torch import Tensor
 from diffusion.data.decoding import VERSION, Colour, decode_file, has_more_frames, reason, upright_size
 from diffusion.data.images import ImageFiles, Images
 from diffusion.data.shapes import LEAST, MOST, Size, in_words, pair, short
+from diffusion.system.array_files import read_arrays
 from diffusion.system.errors import UserError, brief
 from diffusion.system.files import replacing
 from diffusion.system.progress import progress_bar
-from diffusion.system.untrusted import open_image, read_arrays
+from diffusion.system.untrusted import open_image
 
 log = logging.getLogger("diffusion")
 CACHE = Path("data/cache")

@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -28,6 +28,7 @@ OF_A_SPLIT = re.compile(r"(?<=\w)[-_ ]?(set|images?|imgs|data|dataset)$")  # tes
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 Labelled = tuple[Path, str | None]  # an image, and the class that the folder it is in names
+Found = TypeVar("Found", bound=tuple[Any, str | None])  # a file, or the number of an image in memory, and its class
 
 
 class Splits(NamedTuple):
@@ -149,9 +150,7 @@ def classed(parts: dict[Path, list[Path]], base: Path, folder: Path) -> list[Lab
     return [(path, None if path.parent == base else path.relative_to(base).parts[0]) for path in sorted(paths)]
 
 
-def held_out(
-    found: list[Labelled], fraction: float, labelled: bool, where: str
-) -> tuple[list[Labelled], list[Labelled]]:
+def held_out(found: list[Found], fraction: float, labelled: bool, where: str) -> tuple[list[Found], list[Found]]:
     """Training and test images: in a random order that is always the same, the first that leave their class one."""
     if len(found) < 2:
         raise UserError(f"{where} holds {len(found)} image: at least 2 are needed.")
@@ -171,7 +170,7 @@ def held_out(
     return [f for i, f in enumerate(found) if i not in test], [f for i, f in enumerate(found) if i in test]
 
 
-def of_classes(test: list[Labelled], names: Sequence[str], where: str) -> list[Labelled]:
+def of_classes(test: list[Found], names: Sequence[str], where: str) -> list[Found]:
     """The test images of classes that are trained; the others are named.
 
     A class that is written otherwise in capitals alone, cat/ beside Cat/, is the same where no other could be meant.
@@ -184,7 +183,7 @@ def of_classes(test: list[Labelled], names: Sequence[str], where: str) -> list[L
     if joined:
         pairs = some([f"{name} for {own}" for name, own in joined.items()], 10)
         log.info("%s: classes of the test images are taken for those of the same letters: %s.", where, pairs)
-    test = [(path, joined.get(str(name), name)) for path, name in test]
+    test = [(path, joined.get(str(name), name)) for path, name in test]  # type: ignore[misc]
     foreign = Counter(str(name) for _, name in test if name not in known)
     if not foreign:
         return test
@@ -192,10 +191,10 @@ def of_classes(test: list[Labelled], names: Sequence[str], where: str) -> list[L
     if foreign.total() == len(test):
         raise UserError(
             f"{where}: the classes of the test images ({text}) are none of those of the training images "
-            f"({some(names, 10)}): name the folders alike, or set data.labels=false."
+            f"({some(names, 10)}): name them alike, or set data.labels=false."
         )
     log.warning("%s: no training images of %s, so its test images (%d) are left out.", where, text, foreign.total())
-    return [(path, name) for path, name in test if name in known]
+    return [each for each in test if each[1] in known]
 
 
 def tell(roles: Roles, parts: dict[Path, list[Path]], train: int, test: int, folder: Path, where: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion.system.array_files import read_arrays
 from diffusion.system.files import replacing
-from diffusion.system.untrusted import read_arrays
 
 log = logging.getLogger("diffusion")
 Arrays = dict[str, np.ndarray]

@@ -11,9 +11,9 @@ from diffusion.evaluation.manifold import neighbour_radii
 from diffusion.evaluation.metrics import Moments, mean_kernel
 from diffusion.records.results import Scores
 from diffusion.system import ranks
+from diffusion.system.array_files import read_arrays
 from diffusion.system.progress import progress_bar
 from diffusion.system.randomness import SPLIT, stream
-from diffusion.system.untrusted import read_arrays
 
 BATCH = 500
 KEPT = 10_000  # images whose features are kept, for the scores that compare all pairs

@@ -13,8 +13,9 @@ from diffusion.data.images import ImageData, ImageFiles, Images
 from diffusion.data.reading import unreadable
 from diffusion.data.shapes import in_words
 from diffusion.drawing.names import folder_names
+from diffusion.system.array_files import read_arrays
 from diffusion.system.errors import UserError, brief
-from diffusion.system.untrusted import open_image, read_arrays
+from diffusion.system.untrusted import open_image
 
 log = logging.getLogger("diffusion")
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 # The first number of an address says what the numbers are for, so that no two uses share a stream.
-TRAINING, DATA_ORDER, SAMPLING, HELD_OUT, NETWORK, SPLIT, LIKELIHOOD = range(7)
+TRAINING, DATA_ORDER, SAMPLING, HELD_OUT, NETWORK, SPLIT, LIKELIHOOD, AUGMENTATION = range(8)
 
 
 def stream(seed: int, *address: int, device: torch.device | str = "cpu") -> torch.Generator:

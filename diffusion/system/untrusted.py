@@ -14,17 +14,15 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.system.device import physical_memory
-from diffusion.system.errors import brief
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -224,58 +222,7 @@ def read_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_arrays(path: Path, wanted: Collection[str] | None = None, limit: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, without pickles.
-
-    Args:
-        path: the file.
-        wanted: names of those to read; None reads all.
-        limit: bytes that they may take; None is `MEMORY_LIMIT`.
-
-    Raises:
-        FileNotFoundError, and ValueError (`Damaged` where the file was not written so) with the reason.
-    """
-    found = {name.removesuffix(".npy"): info for name, info in entries(path).items()}
-    found = {name: info for name, info in found.items() if wanted is None or name in wanted}
-    limit = MEMORY_LIMIT if limit is None else limit
-    if unpacked(found) > limit:
-        needed, most = unpacked(found) / 2**30, limit / 2**30
-        raise ValueError(f"its arrays would take {needed:,.1f} GiB; at most {most:.1f} are read at once")
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for name, info in found.items():
-            try:
-                with archive.open(info) as file:
-                    arrays[name] = read_array(file, info.file_size)
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise Damaged(f"its array {name} does not match its checksum") from error
-            except Exception as error:  # zlib, NumPy and Python raise many kinds
-                raise ValueError(f"its array {name} cannot be read ({brief(error, 80)})") from error
-    return arrays
-
-
-def read_array(file: IO[bytes], size: int) -> np.ndarray:
-    """An array in the format of .npy, of a file of so many bytes, whose head announces exactly what follows."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of the format")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects")
-    left = size - file.tell()
-    if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != left:
-        raise ValueError(f"it announces {shape} values of {dtype}, but holds {left:,} bytes")
-    content, filled = np.empty(left, np.uint8), 0
-    while filled < left and (chunk := file.read(min(left - filled, 2**24))):
-        content[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
-        filled += len(chunk)
-    if filled < left or file.read(1):  # which also compares the checksum
-        raise ValueError(f"it holds {filled:,} bytes of {left:,}")
-    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def open_image(path: Path | str) -> "Image.Image":
+def open_image(path: Path | str | IO[bytes]) -> "Image.Image":
     """An image file whose head was read; none of its pixels are unpacked yet.
 
     Raises:

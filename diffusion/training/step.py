@@ -2,9 +2,9 @@
 
     t ~ p(t),   ε ~ N(0, I),   x_t = α(t) x_0 + σ(t) ε,   a step down the gradient of the loss of F(x_t, t, label)
 
-Step k draws its noise, times and dropped labels from a stream addressed by (seed, k), for the whole batch at once and
-sliced afterwards, so that neither micro-batches nor processes nor a resume change them. Nothing here waits for the
-device.
+Step k draws its noise, times and dropped labels, and how its images are varied, from streams addressed by (seed, k),
+for the whole batch at once and sliced afterwards, so that neither micro-batches nor processes nor a resume change them.
+Nothing here waits for the device.
 """
 
 import logging
@@ -44,6 +44,7 @@ class TrainStep:
         """Learn from this process's images, uint8 (b, C, H, W), and labels (b,) or None, of a batch of B."""
         parts, optimizer = self.parts, self.parts.optimizer
         images, labels = batch
+        images = parts.data.augmentation(images, self.seed, self.progress.step, self.plan.batch_size, self.part)
         x_0 = pad_images(images, parts.data.padding).to(memory_format=parts.device.memory_format)
         every_t, noise, u_label = self.draw(x_0)
         weight = parts.timesteps.weight(every_t)

@@ -2,13 +2,15 @@
 
 import gzip
 import struct
+import zipfile
 import zlib
 
+import numpy as np
 import pytest
-from hostile import careful, idx, read_or_refused, told
+from hostile import Call, careful, idx, npy, read_or_refused, told
 from PIL import Image
 
-from diffusion.data.datasets import fashion_mnist, image_folder, read_idx
+from diffusion.data.datasets import arrays, fashion_mnist, image_folder, read_idx
 from diffusion.data.images import read_image
 from diffusion.system.errors import UserError
 
@@ -86,3 +88,60 @@ def test_damaged_data_sets_are_refused(tmp_path, mini):
         (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(idx(shape)))
     with pytest.raises(UserError):
         fashion_mnist(str(tmp_path))
+
+
+HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+ARRAYS = {
+    "a pickle": (npy(np.array([Call(open, "owned", "w")] * 4, object)), "pickled objects: save it anew without"),
+    "10^12 bytes announced": (npy(header=HUGE, data=bytes(64)), "it announces"),
+    "a negative side": (npy(header=HUGE.replace("1000000, 1", "-1, 1"), data=bytes(64)), "it announces"),
+    "code in its head": (npy(header="{'descr': open('owned', 'w')}"), "cannot be read as .npz or .npy"),
+    "a head of 4 GB": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", "cannot be read as .npz or .npy"),
+    "fields": (npy(np.zeros(4, [("a", "u1"), ("b", "f4")])), "of the kind"),
+    "nothing": (b"", "cannot be read as .npz or .npy"),
+    "a number": (npy(np.uint8(3)), "a single number"),
+}
+
+
+@pytest.mark.parametrize("content", ARRAYS)
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_hostile_arrays_are_refused(kind, content, tmp_path):
+    path, (data, sentence) = tmp_path / f"a.{kind}", ARRAYS[content]
+    path.write_bytes(data)
+    if kind == "npz":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x.npy", data)
+    assert "a.np" in (said := told(arrays, str(path), megabytes=100)) and (sentence in said or kind == "npz")
+
+
+def test_hostile_labels_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.full((4, 8, 8), 9, np.uint8), y=np.array([Call(open, "owned", "w")] * 4, object))
+    assert "its array y cannot be read (it holds pickled objects)" in told(arrays, str(path))
+
+
+def test_a_bomb_of_arrays_is_not_unpacked(tmp_path):
+    """Ten thousand times as large in memory as the file is; what is not asked for is not unpacked either."""
+    head = "{'descr': '|u1', 'fortran_order': False, 'shape': (8000000, 32, 32), }"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        info = zipfile.ZipInfo("x.npy")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with file.open(info, "w", force_zip64=True) as entry:
+            entry.write(npy(header=head))
+            for _ in range(2**6):
+                entry.write(bytes(2**20))
+        file.writestr("images.npy", npy(np.full((4, 8, 8), 9, np.uint8)))
+    assert "it announces" in told(lambda path: arrays(path, keys=["x"]), str(tmp_path / "a.npz"), megabytes=200)
+    assert len(arrays(str(tmp_path / "a.npz")).train) == 3
+    with open(tmp_path / "b.npy", "wb") as file:
+        file.write(npy(header=head))
+        file.truncate(8_000_000 * 1024)
+    assert "would take 7.6 GiB" in told(arrays, str(tmp_path / "b.npy"), megabytes=200)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_damaged_arrays_are_read_or_refused(kind, mini, tmp_path):
+    path, images = tmp_path / f"a.{kind}", mini.test.images[:20, 0].numpy()
+    np.savez_compressed(path, x=images, y=mini.test.labels[:20].numpy()) if kind == "npz" else np.save(path, images)
+    arrays(str(path))
+    read_or_refused(path, path.read_bytes(), lambda path: arrays(str(path)))

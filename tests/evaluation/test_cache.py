@@ -5,7 +5,7 @@ import pytest
 
 from diffusion.evaluation import cache as cache_module
 from diffusion.evaluation.cache import remembered
-from diffusion.system.untrusted import read_arrays
+from diffusion.system.array_files import read_arrays
 
 
 def test_what_was_computed_is_kept_and_a_damaged_file_is_made_anew(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
 from diffusion.evaluation.metrics import Moments, frechet_distance
 from diffusion.evaluation.reference import KEPT, FeatureSet, Reference, even_order, extract_set, training_arrays
-from diffusion.system.untrusted import read_arrays
+from diffusion.system.array_files import read_arrays
 
 CPU = torch.device("cpu")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion.data.augmentation import Augmentation
 from diffusion.data.decoding import colour
 from diffusion.data.fitting import check_fit
 from diffusion.data.images import ImageData, ImageFiles, Images
@@ -23,6 +24,8 @@ def image_folder(
     skip_damaged: bool = False,
     fit: str = "crop",
     padding: Padding = 0,
+    flip: bool = False,
+    shift: int = 0,
 ) -> ImageData:
     """Any images, all brought to one height and width.
 
@@ -39,6 +42,7 @@ def image_folder(
         fit: how images of another shape are brought to it: crop (scaled until they cover it, then cut in the middle),
             pad (scaled to fit inside, the rest `background`) or stretch.
         padding: as in `ImageData`.
+        flip, shift: how training images are varied, see `diffusion.data.augmentation`.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: images are grey (1) or colour (3)")
@@ -59,4 +63,6 @@ def image_folder(
         return reader.split([path for path, _ in found], numbers)
 
     name = Path(root).name or Path(root).resolve().name
-    return ImageData(name, load(train), load(test), names, padding, background=ground)
+    return ImageData(
+        name, load(train), load(test), names, padding, background=ground, augmentation=Augmentation(flip, shift)
+    )

@@ -1,4 +1,8 @@
-"""The data sets that have a name: found on this machine, downloaded, or part of this package."""
+"""The data sets that have a name: found on this machine, downloaded, or part of this package.
+
+Each takes `padding`, black pixels around the images that the network sees, and `flip` and `shift`, how training images
+are varied: see `diffusion.data.augmentation`.
+"""
 
 import gzip
 import math
@@ -8,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.augmentation import Augmentation
 from diffusion.data.images import ASSETS, ImageData, Images
 from diffusion.data.shapes import Padding
+from diffusion.system.array_files import read_arrays
 from diffusion.system.errors import UserError, brief
-from diffusion.system.untrusted import MEMORY_LIMIT, read_arrays
+from diffusion.system.untrusted import MEMORY_LIMIT
 
 FASHION_CLASSES = "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -19,13 +25,15 @@ SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's pac
 HIRAGANA = "o ki su tsu na ha ma ya re wo".split()
 
 
-def fashion_mnist(root: str, padding: Padding = 0) -> ImageData:
+def fashion_mnist(root: str, padding: Padding = 0, flip: bool = False, shift: int = 0) -> ImageData:
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey 28×28 images of ten kinds of garment.
 
     Looked for in `root`, then in the folder of Debian's package dataset-fashion-mnist, then downloaded into `root`.
     """
     train, test = _idx_data("fashion_mnist", "FashionMNIST", Path(root), [SYSTEM_FASHION_MNIST])
-    return ImageData("fashion_mnist", train, test, FASHION_CLASSES, padding, "fashion_mnist")
+    return ImageData(
+        "fashion_mnist", train, test, FASHION_CLASSES, padding, "fashion_mnist", augmentation=Augmentation(flip, shift)
+    )
 
 
 def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
@@ -34,27 +42,35 @@ def fashion_mnist_here(root: str = "data/fashion_mnist") -> ImageData:
     return fashion_mnist_mini() if found is None else fashion_mnist(root)
 
 
-def fashion_mnist_mini(padding: Padding = 0) -> ImageData:
+def fashion_mnist_mini(padding: Padding = 0, flip: bool = False, shift: int = 0) -> ImageData:
     """A class-balanced subset of Fashion-MNIST that is part of this package: 6,000 + 1,000 images."""
     arrays = {key: torch.from_numpy(array) for key, array in read_arrays(ASSETS / "fashion_mnist_mini.npz").items()}
     train = Images(arrays["train_images"].unsqueeze(1), arrays["train_labels"].long())
     test = Images(arrays["test_images"].unsqueeze(1), arrays["test_labels"].long())
-    return ImageData("fashion_mnist_mini", train, test, FASHION_CLASSES, padding, "fashion_mnist")
+    return ImageData(
+        "fashion_mnist_mini",
+        train,
+        test,
+        FASHION_CLASSES,
+        padding,
+        "fashion_mnist",
+        augmentation=Augmentation(flip, shift),
+    )
 
 
-def mnist(root: str, padding: Padding = 0) -> ImageData:
+def mnist(root: str, padding: Padding = 0, flip: bool = False, shift: int = 0) -> ImageData:
     """MNIST (LeCun et al. 1998): 60,000 + 10,000 grey 28×28 digits, from `root` or downloaded into it."""
     train, test = _idx_data("mnist", "MNIST", Path(root), [])
-    return ImageData("mnist", train, test, [str(i) for i in range(10)], padding)
+    return ImageData("mnist", train, test, [str(i) for i in range(10)], padding, augmentation=Augmentation(flip, shift))
 
 
-def kmnist(root: str, padding: Padding = 0) -> ImageData:
+def kmnist(root: str, padding: Padding = 0, flip: bool = False, shift: int = 0) -> ImageData:
     """Kuzushiji-MNIST (Clanuwat et al. 2018): 60,000 + 10,000 grey 28×28 cursive Hiragana."""
     train, test = _idx_data("kmnist", "KMNIST", Path(root), [])
-    return ImageData("kmnist", train, test, HIRAGANA, padding)
+    return ImageData("kmnist", train, test, HIRAGANA, padding, augmentation=Augmentation(flip, shift))
 
 
-def cifar10(root: str, padding: Padding = 0) -> ImageData:
+def cifar10(root: str, padding: Padding = 0, flip: bool = False, shift: int = 0) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour 32×32 photographs, from `root` or downloaded into it."""
     from torchvision.datasets import CIFAR10
 
@@ -69,7 +85,7 @@ def cifar10(root: str, padding: Padding = 0) -> ImageData:
             ) from error
         images = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()
         splits.append(Images(images, torch.tensor(loaded.targets)))
-    return ImageData("cifar10", splits[0], splits[1], CIFAR_CLASSES, padding)
+    return ImageData("cifar10", splits[0], splits[1], CIFAR_CLASSES, padding, augmentation=Augmentation(flip, shift))
 
 
 IDX_FILES = (  # images and labels of training, and of testing

@@ -1,0 +1,97 @@
+"""Runs on arrays and on varied images: what a checkpoint holds of them, and what may be another when it goes on."""
+
+import numpy as np
+import pytest
+from config_helpers import compose, tiny_config
+from omegaconf import OmegaConf
+
+from diffusion.config import build, changed_images, resuming, settings, starting
+from diffusion.system.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+VARIED = {"flip", "shift"}
+
+
+def plain(*overrides):
+    return resuming.plain(OmegaConf.create(compose("train", *overrides)))
+
+
+def resumed(saved, *overrides):
+    return resuming.resumed_config(saved, OmegaConf.create(compose("train", *overrides)), overrides)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=PIXELS, y=np.arange(24) % 2)
+    return path
+
+
+def test_a_run_without_augmentation_is_known_as_it_was_before_there_was_any():
+    """So that it counts as finished."""
+    assert not VARIED & settings.without_later(plain())["data"].keys()
+    varied = settings.without_later(plain("data.flip=true"))["data"]
+    assert varied["flip"] is True and "shift" not in varied
+
+
+@pytest.mark.parametrize(("before", "asked", "was"), [("shift=2", "shift=3", "2"), ("shift=0", "shift=1", "0")])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_goes_on_with_its_own_augmentation(before, asked, was, known):
+    saved = plain(f"data.{before}", "data.flip=true")
+    if known:  # at what it does nothing with, as tests write it
+        saved["data"] = {"shift": 0, **saved["data"]}
+    assert resumed(saved, "training.steps=9", f"data.{before}", "data.flip=true")["data"] == saved["data"]
+    with pytest.raises(UserError, match=rf"'data.{asked}' would change what .* trained with \(data.shift is {was}\)"):
+        resumed(saved, f"data.{asked}")
+    with pytest.raises(UserError, match=r"\(data.flip is True\)"):
+        resumed(saved, "data.flip=false")
+
+
+def test_the_augmentation_reaches_the_data():
+    data = build.build_data(tiny_config(**{"data.flip": "true", "data.shift": 2})["data"])
+    assert (data.augmentation.flip, data.augmentation.shift) == (True, 2)
+    with pytest.raises(UserError, match="data.shift=99 must be less than the 28×28 pixels"):
+        build.build_data(tiny_config(**{"data.shift": 99})["data"])
+
+
+def test_arrays_that_moved_are_given_anew(file, tmp_path):
+    saved = tiny_config(data="arrays", **{"data.train": file})
+    image = build.build_data(saved["data"]).describe()
+    assert resumed(saved, "training.steps=9")["data"]["train"] == str(file)
+    moved = file.rename(tmp_path / "b.npz")
+    with pytest.raises(UserError, match=r"data.train=.*a.npz, which the checkpoint names, is no file here"):
+        resumed(saved, "training.steps=9")
+    for words in (["data=arrays"], []):
+        config = resumed(saved, *words, f"{'' if words else '++'}data.train={moved}")
+        assert config["data"] == {**saved["data"], "train": str(moved)}
+    resuming.same_run(tmp_path / "run", saved, {**saved, "data": config["data"]})
+    with pytest.raises(UserError, match=r"\(data.layout is None\)"):
+        resumed(saved, f"++data.train={moved}", "++data.layout=hwc")
+    started = OmegaConf.create(compose("train", f"++data.train={moved}", "checkpoint=run"))
+    start = {"config": saved, "image": image}
+    assert starting.starting_config(start, started, [f"++data.train={moved}"])["data"]["train"] == str(moved)
+    node = OmegaConf.create({"train": str(moved)})
+    assert build.data_of({"config": saved, "image": image}, node).class_names == ["0", "1"]
+    np.savez(moved, x=PIXELS // 2, y=np.arange(24) % 2)
+    changed = build.build_data({**saved["data"], "train": str(moved)}).describe()
+    with pytest.raises(UserError, match="their pixels differ"):
+        changed_images.check_same_images("b", changed, start, saved, tmp_path)
+
+
+def test_a_checkpoint_fetches_nothing_from_the_hub(monkeypatch):
+    """A stranger's may name any data set; one's own was fetched before."""
+    from diffusion.data.datasets import hub
+
+    saved = {**tiny_config(), "data": {"_target_": "diffusion.data.datasets.huggingface", "name": "some/one"}}
+    monkeypatch.setattr(hub, "fetched", lambda name: False)
+    for read in (lambda: resumed(saved, "training.steps=9"), lambda: resuming.moved_data(saved["data"], None)):
+        with pytest.raises(
+            UserError, match=r"data.name=some/one, .* was not fetched .*: if you trust it, add data.name=s"
+        ):
+            read()
+    assert resumed(saved, "++data.name=some/one")["data"]["name"] == "some/one"
+    monkeypatch.setattr(hub, "fetched", lambda name: True)
+    assert resumed(saved, "training.steps=9")["data"]["name"] == "some/one"
+    saved["data"]["name"] = "/not/here"
+    with pytest.raises(UserError, match="data.name=/not/here, which the checkpoint names, is no folder here"):
+        resumed(saved, "training.steps=9")
