@@ -48,7 +48,7 @@ def in_splits(
     if not 0 < fraction < 1:
         raise UserError(f"data.test_fraction={fraction} must lie between 0 and 1.")
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:
-        mine, others = (f"{w}×{h} pixels with {c} channels" for c, h, w in (s.images.shape[1:] for s in (train, test)))
+        mine, others = (f"{h}×{w} pixels with {c} channels" for c, h, w in (s.images.shape[1:] for s in (train, test)))
         raise UserError(f"{where}: its images have {mine}, and the test images {others}: they must be of one shape.")
     if test is not None and train.classes is not None and test.classes is None:
         log.warning("%s: its images have classes and the test images have none, so that these are not used.", where)

@@ -163,7 +163,7 @@ def test_the_range_is_named_that_the_values_have(tmp_path):
         ({"x": COLOUR, "y": LABELS[:7]}, "is 7, but labels are one for each of the 40 images"),
         ({"x": COLOUR, "y": np.eye(4)[LABELS]}, r"of one-hot labels take x.argmax\(1\)"),
         ({"x": COLOUR, "y": LABELS + 0.5}, "labels are whole numbers or texts; data.labels=false does without"),
-        ({"x_train": COLOUR, "x_test": COLOUR[:, :, :4]}, "have 5×6 pixels with 3 channels, and the test images 4×6"),
+        ({"x_train": COLOUR, "x_test": COLOUR[:, :, :4]}, "have 6×5 pixels with 3 channels, and the test images 6×4"),
         (
             {"x_train": COLOUR, "y_train": LABELS, "x_test": COLOUR, "y_test": LABELS + 9},
             "are none of those of the train",

@@ -73,6 +73,7 @@ def difference(a, b):
         ("training.accumulate=2", "timesteps=stratified"),
         ("timesteps=loss_aware", "optimizer=adamw", "optimizer.lr=1e-3"),
         ("model=dit_small", "model.depth=1", "model.width=16", "ema=power"),
+        ("data.flip=true", "data.shift=2"),
     ],
 )
 def test_two_processes_train_as_one(tmp_path, settings):

@@ -110,8 +110,8 @@ def load(
 
 def order_of_classes(table: Any, label: str | None, classes: list[str] | None) -> list[str] | None:
     """The classes that there are images of, in the order that the data set gives them, if it does."""
-    names = None if label is None else getattr(table.features[label], "names", None)
-    return None if names is None or classes is None else [name for name in names if name in set(classes)]
+    names, used = None if label is None else getattr(table.features[label], "names", None), set(classes or ())
+    return None if names is None or classes is None else [name for name in names if name in used]
 
 
 def library() -> Any:
