@@ -13,7 +13,6 @@ from diffusion.system.errors import UserError
 
 NETWORKS = {
     "unet_light": {"model.width": 8, "model.groups": 4, "model.head_width": 8},
-    "unet_flexible": {"model.width": 4, "model.time_width": 8},
     "unet_simple": {"model.width": 4, "model.time_width": 8},
     "dit_small": {"model.width": 16, "model.depth": 1, "model.heads": 2},
 }

@@ -1,4 +1,6 @@
-"""Every two options meet in some run, which takes a step and draws an image, or is refused by one sentence."""
+"""Every two options meet in some run, which takes a step and draws an image, or is refused by one sentence; and each
+meets images of other shapes, in grey and in colour.
+"""
 
 import itertools
 import random
@@ -9,6 +11,7 @@ import torch
 from config_helpers import tiny_config
 from conftest import ROOT
 from omegaconf import OmegaConf
+from PIL import Image
 
 from diffusion.config import build, training_run
 from diffusion.system.errors import UserError
@@ -18,6 +21,13 @@ NETWORKS = {  # the sizes of one network are alike here
     "unet_tiny": {"width": 8, "groups": 4, "head_width": 8},
     "unet_flexible": {"width": 4, "time_width": 8, "levels": 2, "attention": [2]},
     "dit_small": {"width": 16, "depth": 1, "heads": 2},
+}
+FOLDER = {"_target_": "diffusion.data.datasets.image_folder", "root": "pictures", "padding": "auto", "fit": "pad"}
+IMAGES = {  # name → the node of the config, and the shape of what is drawn
+    "grey_square": ({"_target_": "diffusion.data.datasets.fashion_mnist_mini"}, (1, 28, 28)),
+    "colour_tall": ({**FOLDER, "image_size": [24, 16]}, (3, 24, 16)),
+    "colour_own": ({**FOLDER, "image_size": None}, (3, 14, 18)),
+    "grey_wide": ({**FOLDER, "image_size": [16, 21], "channels": 1}, (1, 16, 21)),  # padded on one side more
 }
 VARIANTS = {  # settings that matter as much as the choice of an option: group → name → (option, settings)
     "schedule": {"linear_zero_snr": ("linear", {"zero_terminal_snr": True})},
@@ -42,7 +52,7 @@ def choices(group):
 CHOICES = {
     group: choices(group)
     for group in ("model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "sampler")
-}
+} | {"data": {name: node for name, (node, _) in IMAGES.items()}}
 
 
 def covering_set(groups, seed=0):
@@ -70,7 +80,7 @@ ROWS = covering_set(CHOICES.values())
 
 def impossible(row):
     """The two names that a refusal must hold, or None: what is known to make no sense, written down here by hand."""
-    _, schedule, objective, loss, _, guidance, _, sampler = row
+    _, schedule, objective, loss, _, guidance, _, sampler, _ = row
     if objective == "epsilon" and schedule == "flow":
         return "objective=epsilon", "schedule=flow"
     if objective == "epsilon" and schedule == "linear_zero_snr":
@@ -92,12 +102,23 @@ def refusal(config, folder):
         return None, str(error)
 
 
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Six images of 14×18 in two classes, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    chance = random.Random(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.frombytes("RGB", (18, 14), chance.randbytes(756)).save(tmp_path / "pictures" / name / f"{i}.png")
+
+
 def test_the_set_covers_every_pair():
     for (i, a), (j, b) in itertools.combinations(enumerate(CHOICES.values()), 2):
         assert {(row[i], row[j]) for row in ROWS} == set(itertools.product(a, b))
 
 
-def test_every_combination_trains_and_draws_or_is_refused_in_one_sentence(tmp_path):
+def test_every_combination_trains_and_draws_or_is_refused_in_one_sentence(tmp_path, pictures):
     base = tiny_config(
         **{"training.batch_size": 4, "training.steps": 1, "score.held_out": 0, "sampler@preview": "ddim"}
     )
@@ -118,7 +139,7 @@ def test_every_combination_trains_and_draws_or_is_refused_in_one_sentence(tmp_pa
         model = trainer.monitor.model
         sampler = build.build({**config["sampler"], "steps": 3}, "sampler")
         drawn = model.draw(sampler, 2, model.labels(2), seed=0, batch_size=2)
-        assert drawn.shape == (2, 1, 28, 28) and drawn.dtype == torch.uint8, row
+        assert drawn.shape == (2, *IMAGES[row[-1]][1]) and drawn.dtype == torch.uint8, row
         trainer.tracker.close()
         outcomes["drawn"] += 1
     assert outcomes["drawn"] > 40 and outcomes["refused"] > 10, outcomes
