@@ -127,12 +127,14 @@ def test_colour_starts_from_grey(run, tmp_path, caplog):
     assert "made for 1 channel, and these images have 3" in caplog.text
 
 
-def test_what_the_command_leaves_open_comes_with_the_weights(run, folder):
+def test_what_the_command_leaves_open_comes_with_the_weights(run, folder, caplog):
+    caplog.set_level(logging.INFO, "diffusion")
     saved = checkpoint.load(run / "last.pt")["config"]
     config = config_of(run, *of(folder), "experiment=flow", "guidance.dropout=0.3")
     for name in ("model", "schedule", "objective"):
         assert config[name] == saved[name]
     assert config["timesteps"]["_target_"].endswith("LogitNormal")
+    assert "Of that experiment, not taken over: model, schedule, objective; what belongs to a model" in caplog.text
     assert config["guidance"]["dropout"] == 0.3 and config["data"]["image_size"] == 32
     with pytest.raises(UserError, match=r"'model=dit_small' cannot be given with checkpoint=.*brings its own model"):
         config_of(run, "model=dit_small")
