@@ -107,6 +107,8 @@ def test_without_labels_and_with_labels_again(run, folder, tmp_path, caplog):
     assert torch.allclose(draws(plain.parts.denoiser, x, None), draws(model.denoiser, x, None), atol=1e-5)
     assert "10 left out" in caplog.text and "takes no labels any more" in caplog.text
     plain.state.save()
+    started(tmp_path / "plain", tmp_path / "hint", "++data.labels=null")
+    assert "These images have classes, unlike those of that run: add guidance=auto" in caplog.text
     again = started(tmp_path / "plain", tmp_path / "again", *of(folder))
     assert again.state.header["config"]["guidance"]["_target_"] == guiding.LABELLED
     for label in range(5):
