@@ -127,6 +127,8 @@ def start_from(start: Config, network: nn.Module, recipe: Recipe) -> None:
         log.info(text, sigma_data, image["sigma_data"])
     if list(had) != list(now):
         log.info("Classes: %s.", classes_kept(had, now, LABELS in weights and BIAS not in weights))
+    elif image["class_names"] and not before["class_names"]:
+        log.info("These images have classes, unlike those of that run: add guidance=auto to train with them.")
     if before["channels"] != image["channels"]:
         text = (
             "The network was made for %s, and these images have %d: it starts from their mean, that is without colours."

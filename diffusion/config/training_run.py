@@ -50,12 +50,11 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     plan, network = build(config["training"], "training"), device.place(network_of(recipe, resume, start))
     size = sum(parameter.numel() for parameter in network.parameters())
     log.info("Network: %s, %.2f million parameters.", type(network).__name__, size / 1e6)
-    leave_frozen(network, plan, config)
     ema = build(config["ema"], "ema", network=network)
     parts = Parts(
         denoiser=recipe.denoiser(network),
         ema=ema,
-        optimizer=build(config["optimizer"], "optimizer", params=[p for p in network.parameters() if p.requires_grad]),
+        optimizer=build(config["optimizer"], "optimizer", params=trained(network, plan, config)),
         data=data,
         guidance=recipe.guidance,
         timesteps=build(config["timesteps"], "timesteps", {"schedule": recipe.schedule}),
@@ -95,14 +94,15 @@ def network_of(recipe: Recipe, resume: Config | None, start: Config | None) -> n
     return network
 
 
-def leave_frozen(network: nn.Module, plan: Any, config: Config) -> None:
-    """Let the parameters that training.freeze names stay as they are."""
+def trained(network: nn.Module, plan: Any, config: Config) -> list[nn.Parameter]:
+    """The parameters of a network but those that training.freeze names, which stay as they are."""
     from diffusion.training.freezing import freeze
 
     try:
         freeze(network, plan.freeze or [])
     except ValueError as error:
         raise UserError(in_context("training", config["training"], error)) from error
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:

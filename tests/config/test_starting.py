@@ -107,6 +107,8 @@ def test_without_labels_and_with_labels_again(run, folder, tmp_path, caplog):
     assert torch.allclose(draws(plain.parts.denoiser, x, None), draws(model.denoiser, x, None), atol=1e-5)
     assert "10 left out" in caplog.text and "takes no labels any more" in caplog.text
     plain.state.save()
+    started(tmp_path / "plain", tmp_path / "hint", "++data.labels=null")
+    assert "These images have classes, unlike those of that run: add guidance=auto" in caplog.text
     again = started(tmp_path / "plain", tmp_path / "again", *of(folder))
     assert again.state.header["config"]["guidance"]["_target_"] == guiding.LABELLED
     for label in range(5):
@@ -127,12 +129,14 @@ def test_colour_starts_from_grey(run, tmp_path, caplog):
     assert "made for 1 channel, and these images have 3" in caplog.text
 
 
-def test_what_the_command_leaves_open_comes_with_the_weights(run, folder):
+def test_what_the_command_leaves_open_comes_with_the_weights(run, folder, caplog):
+    caplog.set_level(logging.INFO, "diffusion")
     saved = checkpoint.load(run / "last.pt")["config"]
     config = config_of(run, *of(folder), "experiment=flow", "guidance.dropout=0.3")
     for name in ("model", "schedule", "objective"):
         assert config[name] == saved[name]
     assert config["timesteps"]["_target_"].endswith("LogitNormal")
+    assert "Of that experiment, not taken over: model, schedule, objective; what belongs to a model" in caplog.text
     assert config["guidance"]["dropout"] == 0.3 and config["data"]["image_size"] == 32
     with pytest.raises(UserError, match=r"'model=dit_small' cannot be given with checkpoint=.*brings its own model"):
         config_of(run, "model=dit_small")
