@@ -14,7 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion.config.cli import job, launch
 
@@ -27,12 +27,14 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     **dict.fromkeys(("resume", "checkpoint"), (str, type(None))),
     "output_dir": str,
+    "trust": (str, ListConfig, type(None)),  # modules of the user's own
     "trials": (int, type(None)),  # of search=optuna
 }
 SCORER_SETTINGS: dict[str, Any] = {
     **dict.fromkeys("data device scorer".split(), DictConfig),
     "file": (str, type(None)),
     "output_dir": str,
+    "trust": (str, ListConfig, type(None)),  # modules of the user's own
 }
 # One row of these in TensorBoard's HPARAMS tab; always the same, because it shows the first run's keys alone.
 HYPERPARAMETERS = (
@@ -51,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
-    from diffusion.config import guiding, resuming, settings, training_run
+    from diffusion.config import guiding, opening, resuming, settings, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
     from diffusion.records.results import fingerprint, finished, write_json
@@ -69,23 +71,24 @@ def train(cfg: DictConfig) -> float | None:
     config, state, start = resuming.plain(cfg), None, None
     # By the first names of all classes, so that a run is known again after one of them has moved.
     names = {**checkpoint.FORMER, guiding.AUTOMATIC: guiding.LABELLED}
-    asked = fingerprint([checkpoint.with_names(config, names), written(cfg.checkpoint)])
+    own = opening.recorded(config)  # another source is another run
+    asked = fingerprint([checkpoint.with_names(config, names), written(cfg.checkpoint), *([own] if own else [])])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)
         return done.get("fid")
     if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
-        state = checkpoint.load(folder / checkpoint.LAST)
+        state = opening.opened(folder / checkpoint.LAST, groups=None)
         guiding.settle(cfg, state["image"])
         resuming.same_run(folder, state["config"], resuming.plain(cfg))
         config = resuming.resumed_config(state["config"], cfg, overrides)
         log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
     elif cfg.resume:
-        state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
+        state = opening.opened(checkpoint.find(cfg.resume, setting="resume"), groups=None)
         guiding.settle(cfg, state["image"])
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
-        start = checkpoint.load(checkpoint.find(cfg.checkpoint))
+        start = opening.opened(checkpoint.find(cfg.checkpoint), groups=resuming.TAKEN_OVER)
         guiding.settle(cfg, start["image"])
         config = resuming.starting_config(start["config"], cfg, overrides)
         log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(resuming.TAKEN_OVER))

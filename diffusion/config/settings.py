@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from diffusion.config import trust
 from diffusion.system.errors import UserError
 
 Config = dict[str, Any]
@@ -53,11 +54,22 @@ def allowed_target(name: str, key: str) -> Any:
     """The class or function called `name`, which must belong to the group `key`.
 
     A config can come with a checkpoint from a stranger, and calling what it names is running its code: a network can
-    only be one of diffusion.networks, an optimizer only one of torch.optim or of ours, and so on.
+    only be one of diffusion.networks, an optimizer only one of torch.optim or of ours, and so on; or one of a module
+    that the person at the command line trusts.
     """
     home = HOMES.get(key)
     if home is None:
         raise UserError(f"{key} is no group of settings that could have a _target_.")
+    if trust.covering(name) is not None:
+        from diffusion.config.own_parts import own_part  # here, because it needs torch
+
+        return own_part(name, key)
+    if trust.foreign(name):
+        asked = ",".join([*trust.modules(), name.rpartition(".")[0]])
+        raise UserError(
+            f"{key}._target_={name} is code of yours or of whoever wrote it: if you trust it, add "
+            f"trust={f'[{asked}]' if ',' in asked else asked}."
+        )
     if key == "optimizer" and name.startswith("diffusion.optimizer."):
         home = "diffusion.optimizer"
     refused = UserError(f"{key}._target_={name} is not allowed: it must be a public name of {home}.")

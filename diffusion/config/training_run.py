@@ -8,6 +8,7 @@ import torch
 
 from diffusion.config import guiding
 from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
+from diffusion.config.opening import recorded
 from diffusion.config.resuming import check_same_images
 from diffusion.config.settings import Config, check_types, in_context
 from diffusion.data.splits import number_as
@@ -74,8 +75,10 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         folder=folder,
     )
     plan = build(config["training"], "training")
+    header, own = {"config": config, "image": image}, recorded(config)
+    header |= {"own_parts": own} if own else {}
     try:
-        trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
+        trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], header)
     except (ValueError, OverflowError) as error:  # of a length that is none for so many images
         raise UserError(in_context("training", config["training"], error)) from error
     if resume is not None:
