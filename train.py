@@ -59,7 +59,7 @@ def train(cfg: DictConfig) -> float | None:
     from diffusion.records.results import fingerprint, finished, write_json
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
-    from diffusion.training.interruption import resume_command
+    from diffusion.training.interruption import resume_command, trusting
 
     settings.check_top_level(cfg, SETTINGS)
     folder = Path(cfg.output_dir)
@@ -95,12 +95,13 @@ def train(cfg: DictConfig) -> float | None:
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = training_run.build_trainer(config, folder, state, start)
+    trusted = opening.recorded(config)
     if ranks.first():
         OmegaConf.save(config, folder / "config.yaml")
     if ranks.size() > 1:
         log.info("%d processes share every batch.", ranks.size())
     log.info("Run folder: %s", folder)
-    log.info("If it is interrupted, continue with: %s", resume_command(folder))
+    log.info("If it is interrupted, continue with: %s", resume_command(folder, trusted))
     try:
         trainer.tracker.text("config", OmegaConf.to_yaml(config))
         options = {
@@ -121,7 +122,8 @@ def train(cfg: DictConfig) -> float | None:
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         for note in scores["notes"]:
             log.info("%s", note)
-        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
+        way = f"{os.path.relpath(folder)}{trusting(trusted)}"
+        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", way)
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)

@@ -105,8 +105,8 @@ def of_the_run(arguments: Sequence[str], script: str) -> list[str]:
 def with_own_parts(arguments: Sequence[str]) -> list[str]:
     """The command line of which an argument names a part of the user's own, such as model._target_=my_parts.Net.
 
-    The settings of that group are the part's, which Hydra does not know: with two plus signs it takes them, and they are
-    compared with the part's own arguments later.
+    The settings of that group are the part's, which Hydra does not know: with two plus signs it takes them, and later
+    they are compared with the part's arguments.
     """
     named = [each.lstrip("+").partition("._target_=") for each in arguments]
     own = tuple(f"{group}." for group, _, name in named if group in HOMES and foreign(name.split(",")[0].strip()))
