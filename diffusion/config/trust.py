@@ -54,7 +54,7 @@ def given(modules: Any) -> Iterator[None]:
 
 def check(name: str) -> None:
     """Raise `UserError` unless there is a module of this name that may be trusted; nothing of it is run."""
-    if not possible(name):
+    if not possible(name) or name.endswith(".py"):
         raise UserError(
             f"trust={name[:LONGEST]}: give the name of a module of yours, as in an import: my_parts for my_parts.py."
         )
@@ -160,11 +160,13 @@ def told(error: BaseException, module: str) -> str:
     """What an error in a module of the user's says, with the last place in its files that it went through."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"
-    files, place, step = {str(path.resolve()) for path in sources(module.partition(".")[0]).values()}, "", None
-    step = error.__traceback__
+    files = {str(path.resolve()) for path in sources(module.partition(".")[0]).values()}
+    what, place, step = type(error).__name__, "", error.__traceback__
     while step is not None:
-        file = Path(step.tb_frame.f_code.co_filename)
+        file, within = Path(step.tb_frame.f_code.co_filename), step.tb_frame.f_code.co_name
         if str(file.resolve()) in files:
             place = f" ({file.name}, line {step.tb_lineno})"
         step = step.tb_next
-    return f"{type(error).__name__}: {brief(error)}".rstrip(".") + place
+        if step is None and isinstance(error, NotImplementedError):  # by which a base class says what it leaves out
+            what += f" in {within}"
+    return what + (f": {brief(error)}".rstrip(".") if str(error) else "") + place

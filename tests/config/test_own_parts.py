@@ -51,7 +51,7 @@ class Straight(Schedule):
         return torch.sigmoid(-log_snr / 2)
 
 
-class Image(Objective):
+class Image(Objective):  # without a name of its own
     def coefficients(self, alpha, sigma):
         return torch.zeros_like(alpha), torch.ones_like(alpha), torch.rsqrt(alpha**2 + sigma**2)
 
@@ -170,6 +170,7 @@ def test_a_part_of_ones_own_stands_where_ours_does(group, ours, here, tmp_path):
     with trust.given("own_parts_of_test"):
         settings = {k: v for k, v in node.items() if k != "_target_"}
         state, drawn = trained_by(tmp_path, **{group: own(name, **settings)})
+    assert group != "objective" or sys.modules["own_parts_of_test"].Image.name == "image"
     assert same(state["network"], ours[0]["network"]) and same(state["ema"], ours[0]["ema"])
     difference = (drawn.int() - ours[1].int()).abs().max()
     assert difference <= (group == "sampler")  # whose formula is rounded otherwise
@@ -218,7 +219,7 @@ from torch import nn
 from diffusion.data.images import ImageData, Images
 from diffusion.networks.unet import UNet
 from diffusion.sampler import Sampler
-from diffusion.schedule import Flow, Schedule
+from diffusion.schedule import DiscreteSchedule, Flow, Schedule
 
 
 class OneWay(Schedule):
@@ -240,6 +241,10 @@ class Stretched(Flow):
         if by <= 0:
             raise ValueError(f"by={by} must be positive")
         {}[often]  # MISSING
+
+
+class Stepless(DiscreteSchedule):
+    pass
 
 
 class Bare(Sampler):
@@ -281,6 +286,16 @@ class Few(Cut):
 
     def forward(self, x, t, labels):
         return x + self.table(labels)[:, :, None, None]  # TABLE
+
+
+class Counted(Cut):
+    def __init__(self, channels, image_size, num_classes, out_channels):
+        super().__init__(channels, image_size, num_classes, out_channels)
+        self.far = torch.arange(1, 4).tolist()  # which shapes without memory have not
+        self.conv = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x, t, labels):
+        return self.conv(x)
 
 
 class Unmade(nn.Module):
@@ -326,11 +341,12 @@ REFUSED = [  # group, name, settings, what the run gives, what is told
     ("guidance", "Alone", {}, {}, "from diffusion.guidance.ClassifierFree or diffusion.guidance.Unconditional"),
     ("schedule", "Typed", {}, {}, "its arguments cannot be read (NameError: name 'Quickly' is not defined)"),
     ("schedule", "Gone", {}, {}, "does not exist in "),
-    ("schedule", "Gone", {}, {}, "it has OneWay, Alone, Typed, Stretched, Bare, Slow, Grey"),
+    ("schedule", "Gone", {}, {}, "it has OneWay, Alone, Typed, Stretched, Stepless, Bare, Slow, Grey"),
     ("schedule", "Stretched", {"by": -1}, {}, "schedule.by=-1 must be positive."),
     ("schedule", "Stretched", {"of": 1}, {}, "Unknown setting 'schedule.of': did you mean 'schedule.often' or"),
     ("schedule", "Stretched", {"by": "a"}, {}, "schedule.by='a' has the wrong type: it must be a finite number."),
     ("schedule", "Stretched", {}, {}, "cannot be made: KeyError: 2 (wrong_parts_of_test.py, line MISSING)."),
+    ("schedule", "Stepless", {}, {}, "cannot be made: NotImplementedError in betas."),
     ("sampler", "Bare", {}, {}, "has no steps: call super().__init__(…) in its constructor"),
     ("optimizer", "Slow", {}, OPTIMIZED, "has no lr, which training raises and lowers"),
     (
@@ -393,6 +409,16 @@ def test_a_network_of_the_wrong_shape_is_told_before_training(name, told, wrong,
         training_run.build_trainer(tiny_config() | {"model": {"_target_": f"wrong_parts_of_test.{name}"}}, tmp_path)
 
 
+def test_a_network_may_need_numbers_to_be_made_and_is_told_how_many_classes_there_are(wrong):
+    config = tiny_config() | {"model": {"_target_": "wrong_parts_of_test.Counted"}}
+    with trust.given("wrong_parts_of_test"):
+        recipe = build.Recipe(config, fashion_mnist_mini().describe())
+        network, again = recipe.network(seed=3), recipe.network(seed=3)
+    assert network.far == [1, 2, 3] and network.training
+    assert recipe.denoiser(network).num_classes == 10
+    assert same(network.state_dict(), again.state_dict())
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [
@@ -400,7 +426,7 @@ def test_a_network_of_the_wrong_shape_is_told_before_training(name, told, wrong,
         ("\nimport nowhere_at_all\n", "ModuleNotFoundError: No module named 'nowhere_at_all' (MODULE.py, line 2)."),
         ("from torch import nothing_of_this\n", "ImportError: cannot import name 'nothing_of_this' from 'torch'"),
         ("def f():\n    return 1 / 0\n\n\nf()\n", "ZeroDivisionError: division by zero (MODULE.py, line 2)."),
-        ("raise SystemExit\n", "The module MODULE cannot be imported: SystemExit"),
+        ("raise SystemExit\n", "The module MODULE cannot be imported: SystemExit (MODULE.py, line 1)."),
         ("", "model._target_=MODULE.Net does not exist in"),
     ],
 )
@@ -422,7 +448,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(source, told, he
         (["own_parts_of_test", "torch.nn"], "trust=torch.nn is no code of yours"),
         ("diffusion", "is no code of yours"),
         ("nowhere_at_all", "there is no such module, nowhere_at_all.py, in the working directory"),
-        ("own_parts_of_test.py", "there is no such module"),
+        ("own_parts_of_test.py", "as in an import: my_parts for my_parts.py"),
         ("../own_parts_of_test", "give the name of a module of yours, as in an import"),
         ("", "give the name of a module of yours"),
         (3, "trust=3 must be the name of a module of yours, or a list of such names"),
