@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion.config import trust
+from diffusion.config import own_formulas, trust
 from diffusion.evaluation.cache import cache_key
 from diffusion.system.errors import UserError
 
@@ -136,6 +136,11 @@ def checked(part: Any, key: str, name: str, settings: dict[str, Any]) -> Any:
     for attribute in SET.get(key, ()):
         if not hasattr(part, attribute):
             raise UserError(f"{said} has no {attribute}: call super().__init__(…) in its constructor.")
+    try:
+        own_formulas.check(part)
+    except Exception as error:
+        told = str(error) if type(error) is ValueError else trust.told(error, str(trust.covering(name)))
+        raise UserError(f"{said}: {told}.") from error
     if key == "data":
         check_images(part, said)
     elif key == "optimizer" and any("lr" not in group for group in part.param_groups):

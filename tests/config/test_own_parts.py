@@ -5,15 +5,18 @@ import sys
 
 import pytest
 import torch
-from config_helpers import tiny_config
-from conftest import same
+from config_helpers import tiny_config, train_config
+from conftest import ROOT, same
 
-from diffusion.config import build, opening, trained, training_run, trust
+from diffusion.config import build, opening, own_formulas, trained, training_run, trust
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.drawing.image_model import ImageModel
+from diffusion.objective import Objective
 from diffusion.records import checkpoint
+from diffusion.schedule import Schedule
 from diffusion.system.errors import UserError
 from diffusion.tasks import Job
+from diffusion.timesteps import Timesteps
 
 SOURCE = """
 import math
@@ -177,6 +180,18 @@ def test_a_part_of_ones_own_stands_where_ours_does(group, ours, here, tmp_path):
     assert state["own_parts"].keys() == {"own_parts_of_test"} and "own_parts" not in ours[0]
 
 
+FORMULAS = {"schedule": Schedule, "objective": Objective, "timesteps": Timesteps}
+OPTIONS = [(group, path.stem) for group in FORMULAS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_what_is_asked_of_the_formulas_of_a_part_is_true_of_all_of_ours(group, option):
+    node = build.measured(train_config(f"{group}={option}")[group], {"sigma_data": 0.7})
+    part = build.build(node, group, {"schedule": build.build(OURS["schedule"][0], "schedule")})
+    assert isinstance(part, FORMULAS[group])
+    own_formulas.check(part)
+
+
 def test_features_of_ones_own_are_kept_apart_by_settings_and_source(here, tmp_path):
     data, place = fashion_mnist_mini(), torch.device("cpu")
 
@@ -218,8 +233,10 @@ from torch import nn
 
 from diffusion.data.images import ImageData, Images
 from diffusion.networks.unet import UNet
+from diffusion.objective import V
 from diffusion.sampler import Sampler
 from diffusion.schedule import DiscreteSchedule, Flow, Schedule
+from diffusion.timesteps import Timesteps
 
 
 class OneWay(Schedule):
@@ -245,6 +262,36 @@ class Stretched(Flow):
 
 class Stepless(DiscreteSchedule):
     pass
+
+
+class Rising(Flow):
+    def __call__(self, t):
+        return t, 1 - t
+
+
+class Lost(Flow):
+    def time_at(self, log_snr):
+        return torch.sigmoid(-log_snr)
+
+
+class Single(Flow):
+    def __call__(self, t):
+        return 1 - t[0], t[0]
+
+
+class Crashing(Flow):
+    def time_at(self, log_snr):
+        return self.nothing  # NOTHING
+
+
+class Signs(V):
+    def target(self, x_0, noise, alpha, sigma):
+        return sigma * x_0 - alpha * noise
+
+
+class Early(Timesteps):
+    def __call__(self, u):
+        return u
 
 
 class Bare(Sampler):
@@ -341,12 +388,19 @@ REFUSED = [  # group, name, settings, what the run gives, what is told
     ("guidance", "Alone", {}, {}, "from diffusion.guidance.ClassifierFree or diffusion.guidance.Unconditional"),
     ("schedule", "Typed", {}, {}, "its arguments cannot be read (NameError: name 'Quickly' is not defined)"),
     ("schedule", "Gone", {}, {}, "does not exist in "),
-    ("schedule", "Gone", {}, {}, "it has OneWay, Alone, Typed, Stretched, Stepless, Bare, Slow, Grey"),
+    ("schedule", "Gone", {}, {}, "it has OneWay, Alone, Typed, Stretched, Stepless, Rising"),
     ("schedule", "Stretched", {"by": -1}, {}, "schedule.by=-1 must be positive."),
     ("schedule", "Stretched", {"of": 1}, {}, "Unknown setting 'schedule.of': did you mean 'schedule.often' or"),
     ("schedule", "Stretched", {"by": "a"}, {}, "schedule.by='a' has the wrong type: it must be a finite number."),
     ("schedule", "Stretched", {}, {}, "cannot be made: KeyError: 2 (wrong_parts_of_test.py, line MISSING)."),
     ("schedule", "Stepless", {}, {}, "cannot be made: NotImplementedError in betas."),
+    # σ/α = (1 − t)/t falls; sigmoid(−l) is not sigmoid(−l/2); −v in the place of v; u = 0 is no time.
+    ("schedule", "Rising", {}, {}, "σ/α must grow with t, from nearly 0 at t = 0, and it is inf at t = 0.00 and 19"),
+    ("schedule", "Lost", {}, {}, "time_at must lead from log(α²/σ²) back to t, and is off by up to 0."),
+    ("schedule", "Single", {}, {}, "its α must be a number of 0 or more at every time t (B,)"),
+    ("schedule", "Crashing", {}, {}, "'nothing' (wrong_parts_of_test.py, line NOTHING)."),
+    ("objective", "Signs", {}, {}, "c_skip · x_t + c_out · target must be x_0, and is off by up to"),
+    ("timesteps", "Early", {}, {}, "it must lead from u (B,) in [0, 1) to times (B,) in (0, 1]"),
     ("sampler", "Bare", {}, {}, "has no steps: call super().__init__(…) in its constructor"),
     ("optimizer", "Slow", {}, OPTIMIZED, "has no lr, which training raises and lowers"),
     (
