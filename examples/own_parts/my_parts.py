@@ -51,7 +51,7 @@ class Net(nn.Module):
     def __init__(
         self,
         channels: int,
-        image_size: int,
+        image_size: int | tuple[int, int],
         num_classes: int = 0,
         out_channels: int | None = None,
         width: int = 48,
