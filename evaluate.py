@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "data": (DictConfig, type(None)),
     "ema_width": (float, type(None)),
     "output_dir": str,
+    "trust": (str, ListConfig, type(None)),  # modules of the user's own
 }
 # Settings that samples= leaves no room for.
 DRAWING = ("n", "seed", "batch_size", "repeats", "averaged", "ema_width", "sampler", "guidance")

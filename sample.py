@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     **dict.fromkeys("averaged grid gif png".split(), bool),
     **dict.fromkeys("checkpoint output_dir".split(), str),
     "batch_size": (int, type(None)),
+    "trust": (str, ListConfig, type(None)),  # modules of the user's own
     "ema_width": (float, type(None)),
     "classes": (str, int, ListConfig, type(None)),
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion.config.cli import job, launch
 
@@ -27,12 +27,14 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     **dict.fromkeys(("resume", "checkpoint"), (str, type(None))),
     "output_dir": str,
+    "trust": (str, ListConfig, type(None)),  # modules of the user's own
     "trials": (int, type(None)),  # of search=optuna
 }
 SCORER_SETTINGS: dict[str, Any] = {
     **dict.fromkeys("data device scorer".split(), DictConfig),
     "file": (str, type(None)),
     "output_dir": str,
+    "trust": (str, ListConfig, type(None)),  # modules of the user's own
 }
 # One row of these in TensorBoard's HPARAMS tab; always the same, because it shows the first run's keys alone.
 HYPERPARAMETERS = (
@@ -53,13 +55,13 @@ def train(cfg: DictConfig) -> float | None:
     """
     from shlex import quote
 
-    from diffusion.config import guiding, padding, resuming, settings, starting, training_run
+    from diffusion.config import guiding, opening, padding, resuming, settings, starting, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
     from diffusion.records.results import fingerprint, finished, write_json
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
-    from diffusion.training.interruption import resume_command
+    from diffusion.training.interruption import resume_command, trusting
 
     settings.check_top_level(cfg, SETTINGS)
     folder = Path(cfg.output_dir)
@@ -71,35 +73,38 @@ def train(cfg: DictConfig) -> float | None:
     config, state, start = resuming.plain(cfg), None, None
     # By the first names of all classes, so that a run is known again after one of them has moved.
     names = {**checkpoint.FORMER, guiding.AUTOMATIC: guiding.LABELLED}
-    asked = fingerprint([settings.without_later(checkpoint.with_names(config, names)), written(cfg.checkpoint)])
+    config_of_before, own = settings.without_later(checkpoint.with_names(config, names)), opening.recorded(config)
+    # Another source of one's own parts is another run.
+    asked = fingerprint([config_of_before, written(cfg.checkpoint), *([own] if own else [])])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)
         return done.get("fid")
     if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
-        state = checkpoint.load(folder / checkpoint.LAST)
+        state = opening.opened(folder / checkpoint.LAST, groups=None)
         guiding.settle(cfg, state["image"])
         padding.settle(cfg, state)
         resuming.same_run(folder, state["config"], resuming.plain(cfg))
         config = resuming.resumed_config(state["config"], cfg, overrides)
         log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
     elif cfg.resume:
-        state = checkpoint.load(checkpoint.find(cfg.resume, setting="resume"))
+        state = opening.opened(checkpoint.find(cfg.resume, setting="resume"), groups=None)
         guiding.settle(cfg, state["image"])
         padding.settle(cfg, state)
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
-        start = checkpoint.load(checkpoint.find(cfg.checkpoint))
+        start = opening.opened(checkpoint.find(cfg.checkpoint), groups=resuming.TAKEN_OVER)
         config = starting.starting_config(start, cfg, overrides)
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
     trainer = training_run.build_trainer(config, folder, state, start)
+    trusted = opening.recorded(config)
     if ranks.first():
         OmegaConf.save(config, folder / "config.yaml")
     if ranks.size() > 1:
         log.info("%d processes share every batch.", ranks.size())
     log.info("Run folder: %s", folder)
-    log.info("If it is interrupted, continue with: %s", resume_command(folder))
+    log.info("If it is interrupted, continue with: %s", resume_command(folder, trusted))
     try:
         trainer.tracker.text("config", OmegaConf.to_yaml(config))
         options = {
@@ -120,8 +125,8 @@ def train(cfg: DictConfig) -> float | None:
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         for note in scores["notes"]:
             log.info("%s", note)
-        place = quote(os.path.relpath(folder))
-        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", place)
+        way = f"{quote(os.path.relpath(folder))}{trusting(trusted)}"
+        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", way)
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)

@@ -20,6 +20,9 @@ from torch import Tensor
 from diffusion.config import trained
 from diffusion.config.build import build
 from diffusion.config.classes import class_numbers
+from diffusion.config.opening import opened
+from diffusion.config.trust import given as trusted
+from diffusion.config.trust import modules as trusted_modules
 from diffusion.records import checkpoint
 from diffusion.sampler import Sampler
 from diffusion.system.device import Device
@@ -52,7 +55,7 @@ class Model:
     def __init__(
         self, state: dict[str, Any], device: Device, averaged: bool = True, ema_width: float | None = None
     ) -> None:
-        self.state = state
+        self.state, self.trusted = state, trusted_modules()
         self.image_model = trained.load_image_model(state, device, averaged, ema_width)
         self.denoiser, self.config = self.image_model.denoiser, state["config"]
         self.class_names = self.image_model.class_names
@@ -93,12 +96,13 @@ class Model:
                 raise UserError(f"{name}={value!r} must be a whole number.")
         if sampler is not None and steps is not None:
             raise UserError(f"steps={steps} belongs to the run's own sampler: give sampler= its own number of steps.")
-        if sampler is None:
-            given_steps = {} if steps is None else {"steps": steps}
-            sampler = build({**self.config["sampler"], **given_steps}, "sampler")
         given = guidance if isinstance(guidance, dict) else {"scale": guidance}
         given = {name: list(value) if isinstance(value, tuple) else plain(value) for name, value in given.items()}
-        trained.set_guidance(self.image_model, self.state, given)
+        with trusted(self.trusted):
+            if sampler is None:
+                given_steps = {} if steps is None else {"steps": steps}
+                sampler = build({**self.config["sampler"], **given_steps}, "sampler")
+            trained.set_guidance(self.image_model, self.state, given)
         chosen = class_numbers(plain(labels), self.image_model, "labels", names_first=False)
         numbers = self.image_model.labels(n, chosen)
         at_once = self.image_model.device.images_at_once(batch_size, self.image_model.shape[1:])
@@ -142,7 +146,12 @@ class Model:
 
 @own_defaults()
 def load(
-    path: str | Path, device: str = "auto", averaged: bool = True, ema_width: float | None = None, **settings: Any
+    path: str | Path,
+    device: str = "auto",
+    averaged: bool = True,
+    ema_width: float | None = None,
+    trust: str | Sequence[str] = (),
+    **settings: Any,
 ) -> Model:
     """A trained model.
 
@@ -151,8 +160,10 @@ def load(
         device: "auto", "cpu", "cuda" or "mps".
         averaged: use the averaged (EMA) weights.
         ema_width: width of the average, for runs with ema=power; None is the run's own.
+        trust: modules of your own whose classes the model may name, for example ["my_parts"].
         settings: further ones of `diffusion.system.device.Device`: index, precision, compile, threads, …
     """
-    state = checkpoint.load(checkpoint.find(str(path)))
-    place = build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device")
-    return Model(state, place, averaged, ema_width)
+    with trusted(list(trust) if not isinstance(trust, str) else trust):
+        state = opened(checkpoint.find(str(path)))
+        place = build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device")
+        return Model(state, place, averaged, ema_width)

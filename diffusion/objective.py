@@ -27,8 +27,11 @@ def unit(alpha: Tensor, sigma: Tensor) -> Tensor:
 class Objective:
     """A prediction target. A subclass writes `coefficients` and `target`."""
 
-    name = ""
+    name = ""  # of its option; that of the class unless a subclass has another
     needs_signal = False  # True where the coefficients have no limit at α = 0
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__.lower())
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """c_skip, c_out and c_in for α and σ, all of one shape."""

@@ -63,4 +63,4 @@ def tiny_config(**settings):
         "device.precision": "fp32",
     }
     config = train_config(*(f"{key}={value}" for key, value in {**small, **settings}.items()))
-    return {key: value for key, value in config.items() if key not in ("output_dir", "resume")}
+    return {key: value for key, value in config.items() if key not in ("output_dir", "resume", "trust")}

@@ -143,7 +143,9 @@ def settings_of(group: str, option: str) -> list[str]:
     group = "sampler" if group == "preview" else group
     for folder in folders():
         with suppress(OSError, OmegaConfBaseException, ValueError):
-            node = OmegaConf.load(folder / group / f"{option}.yaml")
+            node: Any = OmegaConf.load(folder / group / f"{option}.yaml")
+            if OmegaConf.is_dict(node) and OmegaConf.is_dict(node.get(group)):  # of the whole config: @package _global_
+                node = node[group]
             return [str(key) for key in node if key != "_target_"] if OmegaConf.is_dict(node) else []
     return []
 

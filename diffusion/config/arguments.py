@@ -10,6 +10,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from diffusion.config.settings import HOMES
+from diffusion.config.trust import foreign
 from diffusion.system.errors import UserError
 from diffusion.system.files import no_text
 
@@ -87,6 +89,17 @@ def of_the_run(arguments: Sequence[str], script: str) -> list[str]:
         f"++{each}" if re.split(r"[.=]", each)[0] in groups and "." in each.partition("=")[0] else each
         for each in arguments
     ]
+
+
+def with_own_parts(arguments: Sequence[str]) -> list[str]:
+    """The command line of which an argument names a part of the user's own, such as model._target_=my_parts.Net.
+
+    The settings of that group are the part's, which Hydra does not know: with two plus signs it takes them, and later
+    they are compared with the part's arguments.
+    """
+    named = [each.lstrip("+").partition("._target_=") for each in arguments]
+    own = tuple(f"{group}." for group, _, name in named if group in HOMES and foreign(name.split(",")[0].strip()))
+    return [f"++{each}" if own and each.startswith(own) and "=" in each else each for each in arguments]
 
 
 def quoted(name: str, value: str, sweep: bool = False) -> str:

@@ -8,12 +8,14 @@ model is made of besides its weights; `diffusion.config.training_run` makes a wh
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from diffusion.config import own_parts, trust
 from diffusion.config.resuming import check_shape, moved_data
 from diffusion.config.settings import Config, allowed_target, check_arguments, in_context, without_target
 from diffusion.data.shapes import padded
@@ -44,15 +46,23 @@ def build(node: Config | DictConfig, key: str, offer: Config | None = None, **li
     settings: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
     if not isinstance(settings, dict) or "_target_" not in settings:
         raise UserError(f"{key} must choose one of the options of its config group, not {settings!r}.")
-    target, settings = allowed_target(str(settings["_target_"]), key), without_target(settings)
+    name = str(settings["_target_"])
+    target, settings, own = allowed_target(name, key), without_target(settings), trust.covering(name) is not None
     live |= {name: value for name, value in (offer or {}).items() if name in inspect.signature(target).parameters}
+    if own:
+        own_parts.check_takes(target, key, name, live.keys())
     check_arguments(target, settings, key, live.keys())
     try:
-        return target(**settings, **live)
-    except torch.OutOfMemoryError:  # of a device, which has a sentence of its own
+        made = target(**settings, **live)
+    except (torch.OutOfMemoryError, UserError):  # which have sentences of their own
         raise
-    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+    except Exception as error:
+        if own and not (isinstance(error, ValueError) and str(error).startswith(tuple(f"{s}=" for s in settings))):
+            raise own_parts.failed(error, key, name) from error
+        if not isinstance(error, ValueError | TypeError | RuntimeError | MemoryError | OverflowError):
+            raise
         raise UserError(in_context(key, settings, error)) from error
+    return own_parts.checked(made, key, name, settings) if own else made
 
 
 # ------------------------------------------------------------------------------------------------- a model
@@ -108,8 +118,9 @@ class Recipe:
         def make() -> nn.Module:
             return build(self.config["model"], "model", **shape)
 
-        with torch.device("meta"):  # shapes without memory: a config can ask for any size
-            skeleton = make()
+        name = str(self.config["model"]["_target_"])
+        own = trust.covering(name) is not None
+        skeleton = skeleton_of(make, own)
         shapes = {name: value.shape for name, value in skeleton.state_dict().items()}
         tables = sum(value.nbytes for value in skeleton.buffers())  # of positions, for example
         if weights is not None and shapes != {name: value.shape for name, value in weights.items()}:
@@ -128,6 +139,8 @@ class Recipe:
                 network.load_state_dict(weights)
             except RuntimeError as error:
                 raise UserError(FOREIGN) from error
+        if own:
+            own_parts.check_network(network, name, **shape)
         return network
 
     def denoiser(self, network: nn.Module) -> Denoiser:
@@ -145,6 +158,18 @@ class Recipe:
         except ValueError as error:  # the preview is a sampler, too
             raise UserError(f"{error}.".replace("sampler", "preview")) from error
         return denoiser
+
+
+def skeleton_of(make: Callable[[], nn.Module], own: bool) -> nn.Module:
+    """What `make` makes, in shapes without memory: a config can ask for any size."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except UserError:
+        if not own:
+            raise
+    with torch.random.fork_rng(devices=[]):  # a network of the user's may need real numbers to be made
+        return make()
 
 
 def measured(node: Config, image: Config) -> Config:

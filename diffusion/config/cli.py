@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import arguments, guiding
+from diffusion.config import arguments, guiding, trust
 from diffusion.config.advice import as_sentence
 from diffusion.config.classes import quote_classes
 from diffusion.system import ranks, terminal
@@ -43,8 +43,9 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             os.chdir(HydraConfig.get().runtime.cwd)  # with hydra.job.chdir=true paths are those of the command, too
             arguments.settle(cfg)
             writes = isinstance(cfg.output_dir, str) and ranks.first()
-            with sole_use(Path(cfg.output_dir)) if writes else nullcontext():
+            with trust.given(cfg.get("trust")), sole_use(Path(cfg.output_dir)) if writes else nullcontext():
                 cfg.output_dir = ranks.shared(cfg.output_dir)
+                trust.part_from_options(cfg, HydraConfig.get().overrides.task)
                 return task(cfg)
         except Exception as error:
             sentence = as_sentence(error)
@@ -87,6 +88,7 @@ def launch(main: Callable[[], Any]) -> None:
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
             continue_in_run_folder()
         sys.argv[1:] = arguments.of_the_run(sys.argv[1:], Path(sys.argv[0]).stem)
+        sys.argv[1:] = arguments.with_own_parts(sys.argv[1:])
         sys.argv[1:] = ranks.arrange_arguments(sys.argv[1:])
         main()
         if not _failure:

@@ -29,7 +29,7 @@ GUIDING = ("scale", "interval", "rescale", "plus_plus")  # settings of guidance 
 def plain(cfg: DictConfig) -> Config:
     """The resolved config as it goes into a checkpoint: plain containers, nothing of this machine or this start."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
+    return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials", "trust")}
 
 
 def places(node: Config) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
             f"add features=module features.network._target_={name}, or else features=auto."
         )
     result: Any = OmegaConf.to_container(config)
-    return {str(k): v for k, v in result.items()}
+    return {str(k): v for k, v in result.items() if k != "trust"}  # which is the command's alone
 
 
 def was(config: DictConfig, key: str) -> Any:

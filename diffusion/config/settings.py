@@ -5,11 +5,12 @@ import inspect
 import math
 import types
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from diffusion.config import trust
 from diffusion.system.errors import UserError
 
 Config = dict[str, Any]
@@ -65,11 +66,22 @@ def allowed_target(name: str, key: str) -> Any:
     """The class or function called `name`, which must belong to the group `key`.
 
     A config can come with a checkpoint from a stranger, and calling what it names is running its code: a network can
-    only be one of diffusion.networks, an optimizer only one of torch.optim or of ours, and so on.
+    only be one of diffusion.networks, an optimizer only one of torch.optim or of ours, and so on; or one of a module
+    that the person at the command line trusts.
     """
     home = HOMES.get(key)
     if home is None:
         raise UserError(f"{key} is no group of settings that could have a _target_.")
+    if trust.covering(name) is not None:
+        from diffusion.config.own_parts import own_part  # here, because it needs torch
+
+        return own_part(name, key)
+    if trust.foreign(name):
+        asked = ",".join([*trust.modules(), name.rpartition(".")[0]])
+        raise UserError(
+            f"{key}._target_={name} is code of yours or of whoever wrote it: if you trust it, add "
+            f"trust={f'[{asked}]' if ',' in asked else asked}."
+        )
     if key == "optimizer" and name.startswith("diffusion.optimizer."):
         home = "diffusion.optimizer"
     refused = UserError(f"{key}._target_={name} is not allowed: it must be a public name of {home}.")
@@ -136,6 +148,8 @@ def check_types(config: Config) -> None:
 
 def plain(hint: Any) -> bool:
     """Whether a config can hold something that is annotated so: numbers, texts, and lists of them."""
+    if get_origin(hint) is Literal:
+        return True
     if get_args(hint):
         return any(plain(option) for option in get_args(hint))
     return hint in (Any, inspect.Parameter.empty, None, type(None), bool, int, float, str, list, tuple, dict)
@@ -182,7 +196,9 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if get_origin(hint) in (Union, types.UnionType):
         return any(fits(value, option) for option in get_args(hint))
-    if get_origin(hint) in (list, tuple) or hint in (list, tuple):
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (list, tuple, Sequence) or hint in (list, tuple):
         inner = [option for option in get_args(hint) if option is not Ellipsis]
         fixed = get_origin(hint) is tuple and Ellipsis not in get_args(hint)
         if not isinstance(value, list) or (fixed and len(value) != len(inner)):
@@ -194,6 +210,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    hint = get_origin(hint) or hint  # dict of dict[str, int]
     return isinstance(hint, type) and isinstance(value, hint)
 
 
@@ -211,7 +228,9 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(option) for option in get_args(hint) if getattr(option, "__name__", "") != "Tensor")
     if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
         return f"a list of {len(get_args(hint))}, each {describe(get_args(hint)[0])}"
-    if get_origin(hint) in (list, tuple):
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (list, tuple, Sequence):
         return f"a list, each {describe(get_args(hint)[0])}"
     return words.get(hint, getattr(hint, "__name__", str(hint)))
 

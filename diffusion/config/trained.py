@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.build import Recipe, build
+from diffusion.config.opening import opened
 from diffusion.config.resuming import GUIDING
 from diffusion.config.settings import Config, allowed_target, arguments_of, unknown
 from diffusion.drawing.image_model import ImageModel
@@ -53,7 +54,7 @@ def load_image_model(
 
 def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageModel, Config]:
     """The model and the checkpoint that a script's `checkpoint`, `averaged`, `device` and `guidance.scale` ask for."""
-    state = checkpoint.load(checkpoint.find(cfg.checkpoint))
+    state = opened(checkpoint.find(cfg.checkpoint))
     if state["step"] < state["total_steps"]:
         log.warning("This run has only got to step %d of %d so far.", state["step"], state["total_steps"])
     device = build(cfg.device, "device") if device is None else device
@@ -84,7 +85,7 @@ def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:
                 f"{' or '.join(f'sampler={option}' for option in others)}."
             )
     sampler = build(node, "sampler")
-    if "variance" in settings and "_target_" not in settings and node["eta"] == 0:
+    if "variance" in settings and "_target_" not in settings and node.get("eta", 1) == 0:
         raise UserError(
             f"sampler.variance={settings['variance']} has no effect without fresh noise: add sampler.eta=1."
         )
@@ -128,7 +129,7 @@ def set_guidance(model: ImageModel, state: Config, given: Config) -> None:
 def autoguidance(model: ImageModel, state: Config, weaker: str, settings: Config) -> Any:
     """Guidance by the model of the run `weaker`, which must see the same images and noise levels."""
     path = checkpoint.find(weaker, setting="guidance.weaker")
-    other = checkpoint.load(path)
+    other = opened(path)
     for name in ("schedule", "image"):
         mine, theirs = ((s["config"][name] if name == "schedule" else s[name]) for s in (state, other))
         if any(theirs.get(key, value) != value for key, value in mine.items()):

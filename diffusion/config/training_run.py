@@ -10,6 +10,7 @@ from torch import nn
 from diffusion.config import guiding, padding, starting
 from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
 from diffusion.config.changed_images import check_same_images
+from diffusion.config.opening import recorded
 from diffusion.config.settings import Config, check_types, in_context
 from diffusion.data.splits import number_as
 from diffusion.drawing.image_model import ImageModel
@@ -71,8 +72,10 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         tracker=tracker,
         folder=folder,
     )
+    header, own = {"config": config, "image": image}, recorded(config)
+    header |= {"own_parts": own} if own else {}
     try:
-        trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], {"config": config, "image": image})
+        trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], header)
     except (ValueError, OverflowError) as error:  # of a length that is none for so many images
         raise UserError(in_context("training", config["training"], error)) from error
     if resume is not None:

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -97,7 +97,13 @@ class StopSignals:
         self._before = {}
 
 
-def resume_command(folder: Path) -> str:
+def trusting(own_parts: Iterable[str]) -> str:
+    """What a command about a run says of its own modules: " trust=my_parts", or nothing where it has none."""
+    names = list(own_parts)
+    return f" trust={names[0]}" if len(names) == 1 else f" 'trust=[{','.join(names)}]'" if names else ""
+
+
+def resume_command(folder: Path, own_parts: Iterable[str] = ()) -> str:
     """What a person types to go on with a run, in the folder where they are."""
     script = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("train.py") else "train.py"
     program = "python"
@@ -105,4 +111,4 @@ def resume_command(folder: Path) -> str:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size()))
         machines = ranks.size() // here
         program = f"torchrun --nproc_per_node={here}" + (f" --nnodes={machines} …" if machines > 1 else "")
-    return f"{program} {shlex.quote(script)} resume={shlex.quote(os.path.relpath(folder))}"
+    return f"{program} {shlex.quote(script)} resume={shlex.quote(os.path.relpath(folder))}{trusting(own_parts)}"

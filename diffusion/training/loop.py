@@ -136,7 +136,7 @@ class Trainer:
             self.state.save()
         if stop.requeue is not None and number == signal.SIGUSR2:
             stop.requeue(number, None)
-        way_on = f"continue with: {resume_command(self.folder)}"
+        way_on = f"continue with: {resume_command(self.folder, self.header.get('own_parts', ()))}"
         raise Stopped(f"Stopped at step {progress.step} of {progress.total_steps}, saved; {way_on}", number)
 
     # ------------------------------------------------------------------------------- what is due after a step

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import warnings
 import zipfile
 
@@ -12,7 +13,7 @@ from config_helpers import compose, saved_run
 from hostile import Call, archive, careful, read_or_refused, told, two_directories
 from omegaconf import OmegaConf
 
-from diffusion.config import build, resuming, starting, trained, training_run
+from diffusion.config import build, opening, resuming, settings, starting, trained, training_run, trust
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
 
@@ -107,6 +108,14 @@ HOSTILE = {
     "a target that loads": lambda path, good: torch.save(
         with_config(good, schedule={"_target_": "torch.load", "f": "x"}), path
     ),
+    "a target that is the owner's": lambda path, good: torch.save(
+        with_config(good, model={"_target_": "my_parts.Net", "width": 8}), path
+    ),
+    "a target with trust of its own": lambda path, good: torch.save(
+        {**with_config(good, model={"_target_": "os.system"}, trust=["os"]), "trust": "os", "own_parts": {"os": "x"}},
+        path,
+    ),
+    "own parts that are none": lambda path, good: torch.save({**good, "own_parts": {"my_parts": 3}}, path),
     "a huge network": lambda path, good: torch.save(
         with_config(good, model={**good["config"]["model"], "width": 2**22}), path
     ),
@@ -205,6 +214,9 @@ REASONS = {
     "its config holds an interpolation": ("the environment",),
     "model._target_=os.system is not allowed": ("a target of the system",),
     "model._target_=diffusion.data.datasets.known.gzip.open is not allowed": ("a target through our imports",),
+    "model._target_=my_parts.Net is code of yours": ("a target that is the owner's",),
+    "model._target_=os.system is not allowed: it must be": ("a target with trust of its own",),
+    "its own_parts are no names of modules": ("own parts that are none",),
     "schedule._target_=torch.load is not allowed": ("a target that loads",),
     "model.width=4194304 must be at most": ("a huge network",),
     "its images have the size 1000000000": ("huge images",),
@@ -234,6 +246,78 @@ def test_a_hostile_checkpoint_is_refused_for_what_it_is(name, good, tmp_path):
         HOSTILE[name](path, good)
     (reason,) = (reason for reason, names in REASONS.items() if name in names)
     assert reason in told(use, path)
+
+
+OWNED = """
+from os import system
+from pathlib import Path
+Path("owned").write_text("by an import")
+
+
+def helper(where="owned"):
+    Path(where).write_text("by a call")
+
+
+class Helper:
+    def __init__(self, **settings):
+        helper()
+"""
+GROUPS = [*"data model schedule objective loss timesteps guidance ema sampler preview optimizer features task".split()]
+
+
+@pytest.fixture
+def tempting(tmp_path, monkeypatch):
+    """A working directory where code lies that leaves a file when it is run; and with it another, harmless module."""
+    folder = tmp_path / "tempting"
+    (folder / "folder").mkdir(parents=True)
+    for name in ("my_parts", "sitecustom", "folder/my_parts"):
+        (folder / f"{name}.py").write_text(OWNED, encoding="utf-8")
+    (folder / "harmless.py").write_text("import sys\nimport my_other_parts\nfrom os import system\n", encoding="utf-8")
+    (folder / "my_other_parts.py").write_text("class Net: pass\n", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    yield folder
+    assert not list(folder.rglob("owned"))
+
+
+def refused(trusted, read, *arguments, **named):
+    """The sentence with which `read` refuses, where a module is trusted."""
+    with trust.given(trusted), pytest.raises(UserError) as error:
+        read(*arguments, **named)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("trusted", [None, "harmless"])
+@pytest.mark.parametrize("name", ["my_parts.Helper", "my_parts.helper", "my_parts.system", "folder.my_parts.Helper"])
+def test_nothing_of_a_module_runs_without_trust_in_it(name, trusted, good, tempting, tmp_path):
+    """Whatever group names it, in whatever way the file asks for the trust itself."""
+
+    for group in GROUPS:
+        config = {**good["config"], group: {"_target_": name}, "trust": [name.rpartition(".")[0]]}
+        state = {**good, "config": config, "trust": config["trust"], "own_parts": {name.rpartition(".")[0]: "0" * 16}}
+        torch.save(state, tmp_path / "file.pt")
+        opened = refused(trusted, opening.opened, tmp_path / "file.pt", groups=None)
+        assert f"{group}._target_={name} (" in opened and "if you trust it, add trust=" in opened
+        built = refused(trusted, build.build, config[group], group)
+        assert f"{group}._target_={name} is code of yours or of whoever wrote it: if you trust it" in built
+        for use_it in (settings.check_types, lambda c: training_run.build_trainer(c, tmp_path / "run")):
+            assert "if you trust it, add trust=" in refused(trusted, use_it, config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["harmless.my_other_parts.Net", "harmless.sys.exit", "harmless.system", "harmless.sys.modules", "harmless.sys"],
+)
+def test_trust_in_a_module_is_none_in_what_it_imports(name, tempting):
+    for group in GROUPS:
+        told_of = refused("harmless", build.build, {"_target_": name}, group)
+        assert re.search(r"is not allowed: it is defined in|There is no module harmless\.", told_of)
+
+
+def test_a_checkpoint_of_ones_own_parts_gives_no_trust_to_a_run_that_goes_on(good):
+    saved = {**good["config"], "trust": ["my_parts"]}
+    cfg = OmegaConf.create(compose("train"))
+    assert "trust" not in resuming.resumed_config(saved, cfg, [])
+    assert resuming.starting_config(saved, cfg, []).get("trust") is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ meets images of other shapes, in grey and in colour.
 import itertools
 import random
 import re
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffusion.config import build, training_run
+from diffusion.config import build, training_run, trust
 from diffusion.system.errors import UserError
 
 NETWORKS = {  # the sizes of one network are alike here
@@ -53,6 +54,7 @@ CHOICES = {
     group: choices(group)
     for group in ("model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "sampler")
 } | {"data": {name: node for name, (node, _) in IMAGES.items()}}
+CHOICES["model"]["own"] = {"_target_": "my_parts.Net", "width": 8, "blocks": 1}  # that of examples/own_parts
 
 
 def covering_set(groups, seed=0):
@@ -118,6 +120,16 @@ def test_the_set_covers_every_pair():
         assert {(row[i], row[j]) for row in ROWS} == set(itertools.product(a, b))
 
 
+@pytest.fixture
+def trusted(monkeypatch):
+    """The network of examples/own_parts is found, and trusted."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(ROOT / "examples" / "own_parts")
+    with trust.given("my_parts"):
+        yield
+
+
+@pytest.mark.usefixtures("trusted")
 def test_every_combination_trains_and_draws_or_is_refused_in_one_sentence(tmp_path, pictures):
     base = tiny_config(
         **{"training.batch_size": 4, "training.steps": 1, "score.held_out": 0, "sampler@preview": "ddim"}
