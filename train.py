@@ -69,7 +69,7 @@ def train(cfg: DictConfig) -> float | None:
     config, state, start = resuming.plain(cfg), None, None
     # By the first names of all classes, so that a run is known again after one of them has moved.
     names = {**checkpoint.FORMER, guiding.AUTOMATIC: guiding.LABELLED}
-    asked = fingerprint([checkpoint.with_names(config, names), written(cfg.checkpoint)])
+    asked = fingerprint([checkpoint.with_names(resuming.as_at_first(config), names), written(cfg.checkpoint)])
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)

@@ -14,9 +14,12 @@ from diffusion.system.errors import UserError
 # What a resumed run may change: its length, what it logs, and where it computes.
 RESUMABLE = (
     *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
+    *(f"training.{name}" for name in "keep keep_by patience".split()),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
     *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
 )
+# Settings that runs did not have at first → what they did then.
+NEWER = {"training": {"keep": 1, "keep_by": "score/fid", "patience": 0}}
 TRAINED_WITH = ("data", "model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
 # What training that starts from a checkpoint takes over from it.
 TAKEN_OVER = ("data", "model", "schedule", "objective", "guidance")
@@ -28,6 +31,15 @@ def plain(cfg: DictConfig) -> Config:
     """The resolved config as it goes into a checkpoint: plain containers, nothing of this machine or this start."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     return {str(k): v for k, v in config.items() if k not in ("output_dir", "resume", "trials")}
+
+
+def as_at_first(config: Config) -> Config:
+    """The config without newer settings that change nothing, so that a run from before them is known again."""
+    groups = {
+        name: {key: value for key, value in config[name].items() if key not in newer or value != newer[key]}
+        for name, newer in NEWER.items()
+    }
+    return {**config, **groups}
 
 
 def trained_with(config: Config) -> Config:

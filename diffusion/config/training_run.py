@@ -12,8 +12,10 @@ from diffusion.config.resuming import check_same_images
 from diffusion.config.settings import Config, check_types, in_context
 from diffusion.data.splits import number_as
 from diffusion.drawing.image_model import ImageModel
+from diffusion.evaluation.ranking import HELD_OUT_LOSS, badness
 from diffusion.records import checkpoint
 from diffusion.records.tracking import Tracker
+from diffusion.system import ranks
 from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
@@ -81,10 +83,12 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     if resume is not None:
         go_on(trainer, resume)
     few = min(len(data.train), len(data.test))
+    check_judged(trainer, config["score"], few)
     if config["score"]["n"] and few < 2:
         log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
     elif config["score"]["n"]:  # last, because for new data it trains a classifier first
         monitor.scorer = build_scorer(config["features"], data, device)
+        check_real(trainer)
     return trainer
 
 
@@ -120,6 +124,31 @@ def same_heads(recipe: Recipe, start: Config) -> None:
         )
 
 
+def check_judged(trainer: Any, score: Config, few: int) -> None:
+    """Raise `UserError` where a run is to judge itself by what it does not measure, with `few` images of a split."""
+    best, name = trainer.state.best, trainer.plan.keep_by
+    n, images = ("held_out", 1) if name == HELD_OUT_LOSS else ("n", 2)
+    if best.asked and not score[n]:
+        raise UserError(
+            f"training.{best.asked} needs {name}, and score.{n}=0 leaves it out: add score.{n}=500, for example."
+        )
+    if best.asked and few < images:
+        raise UserError(f"training.{best.asked} needs {name}, which takes at least {images} test images: leave it out.")
+
+
+def check_real(trainer: Any) -> None:
+    """Raise `UserError` where even real images have not the score by which a run is to judge itself."""
+    monitor, best, name = trainer.monitor, trainer.state.best, trainer.plan.keep_by
+    if not best.asked or name == HELD_OUT_LOSS:
+        return
+    real = ranks.first_alone(lambda: monitor.scorer.real(monitor.n))
+    if real["n"] == monitor.n and badness(name, {**dict.fromkeys(("repeated",), 0.0), **real, "real": real}) is None:
+        raise UserError(
+            f"training.{best.asked} needs {name}, which cannot be had for {monitor.n} images of "
+            f"data={trainer.parts.data.name}: choose another training.keep_by, such as score/fid."
+        )
+
+
 def go_on(trainer: Any, resume: Config) -> None:
     """Put a trainer where a checkpoint left off."""
     try:
@@ -132,4 +161,4 @@ def go_on(trainer: Any, resume: Config) -> None:
     about = "about " if trainer.plan.budget is not None else ""
     log.info("Resuming at step %d of %s%d.", progress.step, about, progress.total_steps)
     if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
-        progress.best = None  # scores of another protocol do not compare
+        trainer.state.best.forget()  # scores of another protocol do not compare
