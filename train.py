@@ -14,7 +14,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion.config.cli import job, launch
 
@@ -27,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     **dict.fromkeys(("resume", "checkpoint"), (str, type(None))),
     "output_dir": str,
+    "track": (str, ListConfig, type(None)),
     "trials": (int, type(None)),  # of search=optuna
 }
 SCORER_SETTINGS: dict[str, Any] = {
@@ -91,7 +93,8 @@ def train(cfg: DictConfig) -> float | None:
         log.info("%s brings its own %s.", cfg.checkpoint, ", ".join(resuming.TAKEN_OVER))
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
-    trainer = training_run.build_trainer(config, folder, state, start)
+    sweep = Path(HydraConfig.get().sweep.dir).name if HydraConfig.get().mode == RunMode.MULTIRUN else None
+    trainer = training_run.build_trainer(config, folder, state, start, sweep)
     if ranks.first():
         OmegaConf.save(config, folder / "config.yaml")
     if ranks.size() > 1:
@@ -106,6 +109,7 @@ def train(cfg: DictConfig) -> float | None:
         values = {name: OmegaConf.select(OmegaConf.create(config), name) for name in HYPERPARAMETERS}
         metrics = ["score/fid", "score/inception_score", "score/accuracy"]
         trainer.tracker.hyperparameters({**options, **values}, metrics)
+        trainer.tracker.configuration(config)
         fid = trainer.fit().get("score/fid")
     finally:
         trainer.tracker.close()
@@ -143,7 +147,7 @@ def train_scorer(cfg: DictConfig) -> float:
     from diffusion.evaluation.classifier import save_classifier
     from diffusion.evaluation.features.classifier import ClassifierFeatures, log_epoch
     from diffusion.evaluation.reference import training_arrays
-    from diffusion.records.tracking import Tracker
+    from diffusion.records.tensorboard import TensorBoard
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
 
@@ -152,7 +156,7 @@ def train_scorer(cfg: DictConfig) -> float:
         raise UserError("The scorer is trained by one process: leave out torchrun.")
     folder, device, data = Path(cfg.output_dir), build.build(cfg.device, "device"), build.build(cfg.data, "data")
     log.info("Data: %s. Device: %s. Run folder: %s", data.name, device.describe(), folder)
-    tracker = Tracker(folder)
+    tracker = TensorBoard(folder)
 
     def report(epoch: int, scores: dict[str, float]) -> None:
         tracker.scalars(dict(scores), epoch)

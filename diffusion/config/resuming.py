@@ -16,7 +16,7 @@ RESUMABLE = (
     *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
     *(f"training.{name}" for name in "keep keep_by patience".split()),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
-    *("device", "score", "preview", "sampler", "features", "data.root", "resume"),
+    *("device", "score", "preview", "sampler", "features", "data.root", "resume", "track"),
 )
 # Settings that runs did not have at first → what they did then.
 NEWER = {"training": {"keep": 1, "keep_by": "score/fid", "patience": 0}}
@@ -39,7 +39,7 @@ def as_at_first(config: Config) -> Config:
         name: {key: value for key, value in config[name].items() if key not in newer or value != newer[key]}
         for name, newer in NEWER.items()
     }
-    return {**config, **groups}
+    return {**{name: value for name, value in config.items() if name != "track"}, **groups}
 
 
 def trained_with(config: Config) -> Config:
@@ -63,8 +63,10 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
     Raises:
         UserError: an override would change something that the run was trained with.
     """
-    new = plain(cfg)
-    missing = sorted(name for name in new if name != "checkpoint" and not isinstance(saved.get(name), type(new[name])))
+    new, saved = plain(cfg), {"track": "tensorboard", **saved}
+    missing = sorted(
+        name for name in new if name not in ("checkpoint", "track") and not isinstance(saved.get(name), type(new[name]))
+    )
     if missing:
         raise UserError(f"resume: the config of that checkpoint holds no {missing[0]}: give one that train.py wrote.")
     config = OmegaConf.create(saved)

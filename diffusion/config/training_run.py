@@ -8,26 +8,33 @@ import torch
 
 from diffusion.config import guiding
 from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
+from diffusion.config.judging import check_measurable, check_measured
 from diffusion.config.resuming import check_same_images
 from diffusion.config.settings import Config, check_types, in_context
 from diffusion.data.splits import number_as
 from diffusion.drawing.image_model import ImageModel
-from diffusion.evaluation.ranking import HELD_OUT_LOSS, badness
 from diffusion.records import checkpoint
-from diffusion.records.tracking import Tracker
+from diffusion.records.trackers import choose
 from diffusion.system import ranks
 from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
 
 
-def build_trainer(config: Config, folder: Path, resume: Config | None = None, start: Config | None = None) -> Any:
+def build_trainer(
+    config: Config,
+    folder: Path,
+    resume: Config | None = None,
+    start: Config | None = None,
+    group: str | None = None,
+) -> Any:
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
     Args:
         config: plain and resolved; guidance=auto in it becomes what it is for these images.
         folder: of the run.
         resume: the checkpoint to go on from.
+        group: name of the sweep that the run is part of.
         start: the checkpoint whose averaged weights a new run starts from.
     """
     from diffusion.training.loop import Trainer  # here: who draws from a model needs nothing of this
@@ -65,7 +72,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         loss=recipe.loss,
         device=device,
     )
-    tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
+    tracker = choose(config.get("track", "tensorboard"), folder, resume["step"] + 1 if resume else 0, group)
     monitor = build(
         {"_target_": "diffusion.training.monitor.Monitor", **config["score"]},
         "score",
@@ -83,12 +90,17 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     if resume is not None:
         go_on(trainer, resume)
     few = min(len(data.train), len(data.test))
-    check_judged(trainer, config["score"], few)
-    if config["score"]["n"] and few < 2:
-        log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
-    elif config["score"]["n"]:  # last, because for new data it trains a classifier first
-        monitor.scorer = build_scorer(config["features"], data, device)
-        check_real(trainer)
+    check_measured(trainer, config["score"], few)
+    ranks.first_alone(tracker.begin)
+    try:
+        if config["score"]["n"] and few < 2:
+            log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
+        elif config["score"]["n"]:  # last, because for new data it trains a classifier first
+            monitor.scorer = build_scorer(config["features"], data, device)
+            check_measurable(trainer)
+    except BaseException:
+        tracker.close()
+        raise
     return trainer
 
 
@@ -121,31 +133,6 @@ def same_heads(recipe: Recipe, start: Config) -> None:
         raise UserError(
             f"checkpoint={recipe.config.get('checkpoint')} was trained {'with' if had else 'without'} loss=hybrid, "
             f"whose network has a second head for the variance: {'add' if had else 'leave out'} loss=hybrid."
-        )
-
-
-def check_judged(trainer: Any, score: Config, few: int) -> None:
-    """Raise `UserError` where a run is to judge itself by what it does not measure, with `few` images of a split."""
-    best, name = trainer.state.best, trainer.plan.keep_by
-    n, images = ("held_out", 1) if name == HELD_OUT_LOSS else ("n", 2)
-    if best.asked and not score[n]:
-        raise UserError(
-            f"training.{best.asked} needs {name}, and score.{n}=0 leaves it out: add score.{n}=500, for example."
-        )
-    if best.asked and few < images:
-        raise UserError(f"training.{best.asked} needs {name}, which takes at least {images} test images: leave it out.")
-
-
-def check_real(trainer: Any) -> None:
-    """Raise `UserError` where even real images have not the score by which a run is to judge itself."""
-    monitor, best, name = trainer.monitor, trainer.state.best, trainer.plan.keep_by
-    if not best.asked or name == HELD_OUT_LOSS:
-        return
-    real = ranks.first_alone(lambda: monitor.scorer.real(monitor.n))
-    if real["n"] == monitor.n and badness(name, {**dict.fromkeys(("repeated",), 0.0), **real, "real": real}) is None:
-        raise UserError(
-            f"training.{best.asked} needs {name}, which cannot be had for {monitor.n} images of "
-            f"data={trainer.parts.data.name}: choose another training.keep_by, such as score/fid."
         )
 
 
