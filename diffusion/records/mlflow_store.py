@@ -33,6 +33,7 @@ class MLflow(Service):
     def __init__(self, folder: Path, group: str | None = None) -> None:
         for name, value in (
             ("DISABLE_TELEMETRY", "true"),
+            ("LOGGING_LEVEL", "WARNING"),
             ("HTTP_REQUEST_MAX_RETRIES", "1"),
             ("HTTP_REQUEST_TIMEOUT", "20"),  # seconds, in which training waits
         ):
@@ -41,8 +42,8 @@ class MLflow(Service):
         self.client: Any = None
 
     def begin(self) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # which tells how a new database is made
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        for name in ("alembic", "urllib3"):  # which tell how a database is made, and of every try
+            logging.getLogger(name).setLevel(logging.ERROR)
         given = os.environ.get("MLFLOW_TRACKING_URI")
         place = self.folder.resolve()
         try:

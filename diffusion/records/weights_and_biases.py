@@ -40,7 +40,7 @@ class WeightsAndBiases(Service):
         import wandb
 
         self.sends = wandb.setup().settings.mode in ("online", "shared")
-        if self.sends and not wandb.login(prompt=False):
+        if self.sends and not wandb.login(prompt=False, verify=False):
             raise UserError(
                 "track=wandb: nobody is logged in to Weights & Biases here: type wandb login once, or set "
                 "WANDB_API_KEY, or WANDB_MODE=offline to keep everything in the run's folder."
@@ -68,7 +68,8 @@ class WeightsAndBiases(Service):
             ) from error
         self.remember(self.run.id)
         self.run.define_metric("*", step_metric="step")
-        log.info("Weights & Biases: %s", self.run.url or f"offline; send it with: wandb sync {self.run.dir}/..")
+        kept = os.path.relpath(Path(self.run.dir).parent)
+        log.info("Weights & Biases: %s", self.run.url or f"offline; send it with: wandb sync {kept}")
 
     def scalars(self, values: dict[str, float | None], step: int) -> None:
         shown = {tag: value for tag, value in values.items() if value is not None}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion.data.folders import number_of
 from diffusion.evaluation.ranking import FID, HELD_OUT_LOSS, NAMES, direction
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
@@ -79,7 +80,7 @@ class Best:
         best, name = self.kept[0], self.plan.keep_by
         return (
             f"{name} has not been better than the {best.value:.4g} of step {best.step} ({direction(name)}) in "
-            f"{self.waited} measurements since, and training.patience={self.plan.patience}"
+            f"{number_of(self.waited, 'measurement')} since, and training.patience={self.plan.patience}"
         )
 
     def with_new(self, new: Kept) -> list[Kept]:

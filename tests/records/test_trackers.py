@@ -174,7 +174,7 @@ def test_wandb_without_a_login_is_told_at_the_start(tmp_path, quiet, monkeypatch
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(wandb, "login", lambda prompt: False)
+    monkeypatch.setattr(wandb, "login", lambda **given: False)
     wandb.teardown()
     with pytest.raises(UserError, match="nobody is logged in .* wandb login once, .*WANDB_MODE=offline"):
         trackers.choose("wandb", tmp_path)
