@@ -89,19 +89,25 @@ def build_trainer(
         raise UserError(in_context("training", config["training"], error)) from error
     if resume is not None:
         go_on(trainer, resume)
+    open_places(trainer, config)
+    return trainer
+
+
+def open_places(trainer: Any, config: Config) -> None:
+    """Open what a run is shown in, and give it its scorer; `UserError` where it cannot measure what it is to."""
+    data, score = trainer.parts.data, config["score"]
     few = min(len(data.train), len(data.test))
-    check_measured(trainer, config["score"], few)
-    ranks.first_alone(tracker.begin)
+    check_measured(trainer, score, few)
+    ranks.first_alone(trainer.tracker.begin)
     try:
-        if config["score"]["n"] and few < 2:
+        if score["n"] and few < 2:
             log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
-        elif config["score"]["n"]:  # last, because for new data it trains a classifier first
-            monitor.scorer = build_scorer(config["features"], data, device)
+        elif score["n"]:  # last, because for new data it trains a classifier first
+            trainer.monitor.scorer = build_scorer(config["features"], data, trainer.parts.device)
             check_measurable(trainer)
     except BaseException:
-        tracker.close()
+        trainer.tracker.close()
         raise
-    return trainer
 
 
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:
