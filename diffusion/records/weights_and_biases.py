@@ -3,6 +3,7 @@
 import html
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class WeightsAndBiases(Service):
             ) from error
         self.remember(self.run.id)
         self.run.define_metric("*", step_metric="step")
-        kept = os.path.relpath(Path(self.run.dir).parent)
+        kept = shlex.quote(os.path.relpath(Path(self.run.dir).parent))
         log.info("Weights & Biases: %s", self.run.url or f"offline; send it with: wandb sync {kept}")
 
     def scalars(self, values: dict[str, float | None], step: int) -> None:
