@@ -27,9 +27,9 @@ def choose(track: str | Sequence[str] | None, folder: Path, first_step: int = 0,
     Raises:
         UserError: there is no such place, it is not installed, or nobody is logged in.
     """
-    asked = [] if track is None else [track] if isinstance(track, str) else list(track)
+    asked = [] if track is None else list(track) if isinstance(track, list | tuple) else [track]
     if any(name not in NAMES for name in asked) or len(set(asked)) < len(asked):
-        said = track if isinstance(track, str) else f"[{','.join(map(str, asked))}]"
+        said = f"[{','.join(map(str, asked))}]" if isinstance(track, list | tuple) else track
         raise UserError(f"track={said} must be {', '.join(NAMES)}, a list of several of them, or null for none.")
     if not ranks.first():
         return Tracker()

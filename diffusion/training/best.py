@@ -121,7 +121,7 @@ class Best:
         if any(not -1 <= each.step < 2**62 for each in kept):
             raise ValueError("one of its best checkpoints is of no step")
         self.kept = [each for each in kept if not self.asked or self.place(each.step) is not None]
-        self.waited = int(saved["waited"])
+        self.waited = int(saved["waited"]) if self.kept else 0
 
     # ------------------------------------------------------------------------------------------------- its files
 

@@ -31,6 +31,9 @@ def test_one_several_or_none(tmp_path):
     [
         ("tensorbord", "track=tensorbord must be tensorboard, wandb, mlflow, a list of several of them, or null"),
         (["mlflow", "mlflow"], r"track=\[mlflow,mlflow\] must be"),
+        (5, "track=5 must be"),  # of a file
+        ({"wandb": 1}, "track={'wandb': 1} must be"),
+        ([["wandb"]], "must be"),
         ([1], r"track=\[1\] must be"),
     ],
 )

@@ -147,6 +147,30 @@ def test_a_file_that_the_run_did_not_write_stays(tmp_path, caplog):
     assert (tmp_path / "best_step9.pt").read_text() == "mine, too"
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        5,
+        {"by": "score/fid"},
+        *({"by": "score/fid", "best": best, "waited": 1} for best in (5, [[1]], [["../x", 1, 1]])),
+    ],
+)
+def test_a_file_that_remembers_nonsense_is_refused(tmp_path, kept):
+    best = Best(Plan(keep=2, evaluate_every=1), tmp_path)
+    with pytest.raises((TypeError, KeyError, ValueError)):  # which resuming tells in a sentence
+        best.load_state_dict({"best": 1.0, "kept": kept})
+    with pytest.raises(ValueError, match="of no step"):
+        best.load_state_dict({"best": 1.0, "kept": {"by": "score/fid", "best": [[2**63, 1, 1]], "waited": 1}})
+
+
+def test_whose_checkpoints_are_all_gone_begins_anew(tmp_path):
+    cut = judged(tmp_path, 5.0, 6.0, 7.0, keep=1, patience=2)
+    (tmp_path / "best.pt").unlink()
+    best = Best(Plan(patience=2, evaluate_every=1), tmp_path)
+    best.load_state_dict(cut)
+    assert best.kept == [] and not best.exhausted
+
+
 def test_a_damaged_one_names_others(tmp_path):
     judged(tmp_path, 5.0, 4.0, 6.0)
     for name in ("best.pt", "last.pt", "previous.pt"):
