@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> float:
     from diffusion.evaluation.report import METRICS, bits_text, summary, value_of, write_report
     from diffusion.evaluation.seeds import over_seeds
     from diffusion.records.results import finished
-    from diffusion.records.tracking import Tracker
+    from diffusion.records.tensorboard import TensorBoard
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
 
@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> float:
         return float(done["fid"])
     extra: dict[str, Any] = {"overrides": given, "inputs": inputs}
     sets: Iterator = from_samples(cfg, device, given) if cfg.samples is not None else from_model(cfg, device, extra)
-    tracker = Tracker(folder)
+    tracker = TensorBoard(folder)
     found: dict[str, list] = {}  # name of a set of images → its scores, of one or more seeds
     shown: dict[str, tuple] = {}  # → what to draw, of the first seed
     pictures: list[tuple[str, str]] = []

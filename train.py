@@ -14,6 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion.config.cli import job, launch
@@ -28,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("resume", "checkpoint"), (str, type(None))),
     "output_dir": str,
     "trust": (str, ListConfig, type(None)),  # modules of the user's own
+    "track": (str, ListConfig, type(None)),
     "trials": (int, type(None)),  # of search=optuna
 }
 SCORER_SETTINGS: dict[str, Any] = {
@@ -80,25 +82,24 @@ def train(cfg: DictConfig) -> float | None:
     if done is not None:
         log.info("%s holds this very run, finished: nothing to do.", folder)
         return done.get("fid")
-    if not cfg.resume and (folder / checkpoint.LAST).exists():  # a batch system, or a sweep, starts a run again
-        state = opening.opened(folder / checkpoint.LAST, groups=None)
+    again = not cfg.resume and (folder / checkpoint.LAST).exists()  # a batch system, or a sweep, starts a run again
+    if again or cfg.resume:
+        path = folder / checkpoint.LAST if again else checkpoint.find(cfg.resume, setting="resume")
+        state = opening.opened(path, groups=None)
         guiding.settle(cfg, state["image"])
         padding.settle(cfg, state)
-        resuming.same_run(folder, state["config"], resuming.plain(cfg))
-        config = resuming.resumed_config(state["config"], cfg, overrides)
-        log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
-    elif cfg.resume:
-        state = opening.opened(checkpoint.find(cfg.resume, setting="resume"), groups=None)
-        guiding.settle(cfg, state["image"])
-        padding.settle(cfg, state)
+        if again:
+            resuming.same_run(folder, state["config"], resuming.plain(cfg))
+            log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
         start = opening.opened(checkpoint.find(cfg.checkpoint), groups=resuming.TAKEN_OVER)
         config = starting.starting_config(start, cfg, overrides)
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
-    trainer = training_run.build_trainer(config, folder, state, start)
     trusted = opening.recorded(config)
+    sweep = Path(HydraConfig.get().sweep.dir).name if HydraConfig.get().mode == RunMode.MULTIRUN else None
+    trainer = training_run.build_trainer(config, folder, state, start, sweep)
     if ranks.first():
         OmegaConf.save(config, folder / "config.yaml")
     if ranks.size() > 1:
@@ -113,6 +114,7 @@ def train(cfg: DictConfig) -> float | None:
         values = {name: OmegaConf.select(OmegaConf.create(config), name) for name in HYPERPARAMETERS}
         metrics = ["score/fid", "score/inception_score", "score/accuracy"]
         trainer.tracker.hyperparameters({**options, **values}, metrics)
+        trainer.tracker.configuration(config)
         fid = trainer.fit().get("score/fid")
     finally:
         trainer.tracker.close()
@@ -151,7 +153,7 @@ def train_scorer(cfg: DictConfig) -> float:
     from diffusion.evaluation.classifier import save_classifier
     from diffusion.evaluation.features.classifier import ClassifierFeatures, log_epoch
     from diffusion.evaluation.reference import training_arrays
-    from diffusion.records.tracking import Tracker
+    from diffusion.records.tensorboard import TensorBoard
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
 
@@ -160,7 +162,7 @@ def train_scorer(cfg: DictConfig) -> float:
         raise UserError("The scorer is trained by one process: leave out torchrun.")
     folder, device, data = Path(cfg.output_dir), build.build(cfg.device, "device"), build.build(cfg.data, "data")
     log.info("Data: %s. Device: %s. Run folder: %s", data.name, device.describe(), folder)
-    tracker = Tracker(folder)
+    tracker = TensorBoard(folder)
 
     def report(epoch: int, scores: dict[str, float]) -> None:
         tracker.scalars(dict(scores), epoch)

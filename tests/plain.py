@@ -14,7 +14,7 @@ from diffusion.networks.unet import UNet
 from diffusion.objective import V
 from diffusion.optimizer import Muon
 from diffusion.records import checkpoint
-from diffusion.records.tracking import Tracker
+from diffusion.records.tensorboard import TensorBoard
 from diffusion.sampler import UniPC
 from diffusion.schedule import Cosine
 from diffusion.system.device import Device
@@ -112,7 +112,7 @@ def make(
     mine, averaged = (Denoiser(each, Cosine(), V(), loss.learns_variance) for each in (trained, average.network))
     weights = optimizer(list(trained.parameters()))
     parts = Parts(mine, average, weights, data(), guidance, timesteps or LogitNormal(-0.4, 1.3), loss, device)
-    tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
+    tracker = TensorBoard(folder, first_step=resume["step"] + 1 if resume else 0)
     model = ImageModel(averaged, guidance, device, image())
     monitor = Monitor(model, UniPC(2), parts, tracker, folder, n if scorer else 0, held_out=32)
     monitor.scorer = scorer

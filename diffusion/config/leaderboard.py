@@ -53,12 +53,12 @@ class Leaderboard(Callback):
         if sum("settings" in job for job in jobs) < 2:
             return
         from diffusion.evaluation import plots
-        from diffusion.records.tracking import Tracker
+        from diffusion.records.tensorboard import TensorBoard
 
         figure = plots.sweep_curves(jobs)
         if figure is not None:
             plots.save_figure(folder / "curves.png", figure)
-            self.tracker = self.tracker or Tracker(folder)
+            self.tracker = self.tracker or TensorBoard(folder)
             self.tracker.image("curves", plots.pixels(figure), len(jobs))
             self.tracker.flush()
 

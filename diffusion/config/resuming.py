@@ -15,8 +15,9 @@ from diffusion.system.errors import UserError
 # What a resumed run may change: its length, what it logs, and where it computes.
 RESUMABLE = (
     *(f"training.{name}" for name in "images epochs steps budget accumulate nonfinite workers profile".split()),
+    *(f"training.{name}" for name in "keep keep_by patience".split()),
     *(f"training.{name}_every" for name in ("log", "checkpoint", "preview", "evaluate")),
-    *("device", "score", "preview", "sampler", "features", "resume"),
+    *("device", "score", "preview", "sampler", "features", "resume", "track"),
 )
 TRAINED_WITH = ("data", "model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
 # What training that starts from a checkpoint takes over from it.
@@ -71,8 +72,10 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
     Raises:
         UserError: an override would change something that the run was trained with.
     """
-    new = plain(cfg)
-    missing = sorted(name for name in new if name != "checkpoint" and not isinstance(saved.get(name), type(new[name])))
+    new, saved = plain(cfg), {"track": "tensorboard", **saved}
+    missing = sorted(
+        name for name in new if name not in ("checkpoint", "track") and not isinstance(saved.get(name), type(new[name]))
+    )
     if missing:
         raise UserError(f"resume: the config of that checkpoint holds no {missing[0]}: give one that train.py wrote.")
     config = OmegaConf.create(saved)

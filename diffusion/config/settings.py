@@ -37,7 +37,10 @@ HOMES = {
     "scorer": "diffusion.evaluation.classifier",
 }
 # Settings that came later, by group, with the value that leaves all as it was before.
-LATER: dict[str, Config] = {"training": {"freeze": None}, "data": {"flip": False, "shift": 0, "fit": "crop"}}
+LATER: dict[str, Config] = {
+    "training": {"freeze": None, "keep": 1, "keep_by": "score/fid", "patience": 0},
+    "data": {"flip": False, "shift": 0, "fit": "crop"},
+}
 
 
 def without_later(config: Config) -> Config:
@@ -47,7 +50,7 @@ def without_later(config: Config) -> Config:
         later = LATER.get(group, {})
         return {k: v for k, v in node.items() if k not in later or v != later[k]} if isinstance(node, dict) else node
 
-    return {group: before(group, node) for group, node in config.items()}
+    return {group: before(group, node) for group, node in config.items() if group != "track"}
 
 
 def without_target(node: Config) -> Config:

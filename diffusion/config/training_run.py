@@ -10,24 +10,33 @@ from torch import nn
 from diffusion.config import guiding, padding, starting
 from diffusion.config.build import Recipe, build, build_data, build_scorer, measured
 from diffusion.config.changed_images import check_same_images
+from diffusion.config.judging import check_measurable, check_measured
 from diffusion.config.opening import recorded
 from diffusion.config.settings import Config, check_types, in_context
 from diffusion.data.splits import number_as
 from diffusion.drawing.image_model import ImageModel
 from diffusion.records import checkpoint
-from diffusion.records.tracking import Tracker
+from diffusion.records.trackers import choose
+from diffusion.system import ranks
 from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
 
 
-def build_trainer(config: Config, folder: Path, resume: Config | None = None, start: Config | None = None) -> Any:
+def build_trainer(
+    config: Config,
+    folder: Path,
+    resume: Config | None = None,
+    start: Config | None = None,
+    group: str | None = None,
+) -> Any:
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
     Args:
         config: plain and resolved; guidance=auto and data.padding=auto in it become what they are for these images.
         folder: of the run.
         resume: the checkpoint to go on from.
+        group: name of the sweep that the run is part of.
         start: the checkpoint whose averaged weights a new run starts from.
     """
     from diffusion.training.loop import Trainer  # here: who draws from a model needs nothing of this
@@ -62,7 +71,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         loss=recipe.loss,
         device=device,
     )
-    tracker = Tracker(folder, first_step=resume["step"] + 1 if resume else 0)
+    tracker = choose(config.get("track", "tensorboard"), folder, resume["step"] + 1 if resume else 0, group)
     monitor = build(
         {"_target_": "diffusion.training.monitor.Monitor", **config["score"]},
         "score",
@@ -80,11 +89,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
         raise UserError(in_context("training", config["training"], error)) from error
     if resume is not None:
         go_on(trainer, resume)
-    few = min(len(data.train), len(data.test))
-    if config["score"]["n"] and few < 2:
-        log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
-    elif config["score"]["n"]:  # last, because for new data it trains a classifier first
-        monitor.scorer = build_scorer(config["features"], data, device)
+    open_places(trainer, config)
     return trainer
 
 
@@ -106,6 +111,23 @@ def trained(network: nn.Module, plan: Any, config: Config) -> list[nn.Parameter]
     except ValueError as error:
         raise UserError(in_context("training", config["training"], error)) from error
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def open_places(trainer: Any, config: Config) -> None:
+    """Open what a run is shown in, and give it its scorer; `UserError` where it cannot measure what it is to."""
+    data, score = trainer.parts.data, config["score"]
+    few = min(len(data.train), len(data.test))
+    check_measured(trainer, score, few)
+    ranks.first_alone(trainer.tracker.begin)
+    try:
+        if score["n"] and few < 2:
+            log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
+        elif score["n"]:  # last, because for new data it trains a classifier first
+            trainer.monitor.scorer = build_scorer(config["features"], data, trainer.parts.device)
+            check_measurable(trainer)
+    except BaseException:
+        trainer.tracker.close()
+        raise
 
 
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:
@@ -151,4 +173,4 @@ def go_on(trainer: Any, resume: Config) -> None:
     about = "about " if trainer.plan.budget is not None else ""
     log.info("Resuming at step %d of %s%d.", progress.step, about, progress.total_steps)
     if any(resume["config"][name] != config[name] for name in ("score", "preview", "features")):
-        progress.best = None  # scores of another protocol do not compare
+        trainer.state.best.forget()  # scores of another protocol do not compare

@@ -15,11 +15,16 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from diffusion.data.folders import OF_SYSTEMS
+from diffusion.data.splits import TEST, TRAINING, VALIDATION
+
 MOST, MOST_IN_TABLES, MOST_IN_FOLDERS = 28, 100, 200  # signs, signs and bytes of a name
 JOINERS = "\u200c\u200d"  # inside words of some scripts, and inside emoji
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols that look like a space
 RIGHT_TO_LEFT = {"R", "AL", "AN"}  # Unicode's bidirectional classes; not every Pillow can set them
 WINDOWS = set('<>:"|?*\\')
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows, in every folder
+SPLITS = (TRAINING, (*TEST, *VALIDATION))
 
 
 def captions(names: Sequence[str]) -> list[str]:
@@ -148,21 +153,29 @@ def folder_names(names: Sequence[str], system: str = sys.platform) -> list[str]:
         system: for which; Windows forbids more, and like macOS does not tell a from A.
 
     Returns:
-        the names with "%2F" for a slash and the like, and with the class's number where they are too long or alike.
+        the names with "%2F" for a slash and the like, and with the class's number where they are too long or alike, or
+        would together be taken for splits (train, test): `data=image_folder` finds the same classes in these folders.
     """
     windows, made = system == "win32", []
     for number, name in enumerate(names):
         text = "".join(_in_folder(sign, windows) for sign in name)
-        if text.startswith("."):  # hidden, or the folder above
-            text = f"%2E{text[1:]}"
+        reserved = text.lower() in OF_SYSTEMS or (windows and DEVICES.fullmatch(text))
+        if text.startswith(".") or reserved:  # hidden, the folder above, or what holds no images for `data.folders`
+            text = f"%{ord(text[0]):02X}{text[1:]}"
         if windows and text.endswith((".", " ")):
             text = f"{text[:-1]}%{ord(text[-1]):02X}"
         if not text or len(os.fsencode(text)) > MOST_IN_FOLDERS:
             text = f"{shorten(text, 40)}#{number}"
         made.append(text)
-    folded = [text.casefold() if system in ("win32", "darwin") else text for text in made]
-    counts = Counter(folded)
-    return [f"{text}#{k}" if counts[folded[k]] > 1 else text for k, text in enumerate(made)]
+    roles = [next((role for role in SPLITS if text.lower() in role), None) for text in made]
+    if len(set(roles) - {None}) > 1 or None not in roles:  # they would be splits
+        made = [f"{text}#{k}" if roles[k] else text for k, text in enumerate(made)]
+    while True:
+        folded = [text.casefold() if system in ("win32", "darwin") else text for text in made]
+        counts = Counter(folded)
+        if len(counts) == len(made):
+            return made
+        made = [f"{text}#{k}" if counts[folded[k]] > 1 else text for k, text in enumerate(made)]
 
 
 def _in_folder(sign: str, windows: bool) -> str:

@@ -8,7 +8,7 @@ A checkpoint is a dictionary of plain containers and tensors:
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
 The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later, and the one of the
-lowest FID as best.pt; where one is damaged, another is named.
+lowest FID, or another score, as best.pt (the next ones as best_step1200.pt); where one is damaged, another is named.
 
 A model can also be one safetensors file: the averaged weights, with config, image and step as JSON in its metadata.
 """
@@ -16,6 +16,7 @@ A model can also be one safetensors file: the averaged weights, with config, ima
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import zlib
@@ -34,6 +35,7 @@ from diffusion.system.untrusted import Damaged, check_settings, check_sums, read
 log = logging.getLogger("diffusion")
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+NEXT_BEST = re.compile(r"best_step\d{1,18}\.pt")
 CONFIG_KEYS = {"data", "model", "schedule", "objective", "guidance", "sampler"}
 IMAGE_KEYS = {"size", "channels", "padding", "class_names"}
 MODEL_KEYS = ("config", "image", "step", "total_steps")
@@ -72,14 +74,24 @@ def keep_previous(folder: Path) -> None:
         return
     try:
         check_sums(last)
-        with replacing(folder / PREVIOUS) as temporary:
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(last, temporary)  # no copy: the new last.pt is a file of its own
-            except OSError:  # a file system without links
-                shutil.copyfile(last, temporary)
+        give_name(last, folder / PREVIOUS)
     except (OSError, Damaged) as error:
         log.warning("%s is not kept as %s: %s.", last, PREVIOUS, brief(error))
+
+
+def give_name(path: Path, name: Path) -> None:
+    """Give a checkpoint one more name, in the place of whatever has it; what replaces either leaves the other."""
+    with replacing(name) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)  # no copy: a new checkpoint is a file of its own
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+
+
+def best_of(step: int) -> str:
+    """The name of a checkpoint that is among the best, but not the best of all."""
+    return f"best_step{step}.pt"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -179,10 +191,11 @@ def check_parts(state: dict[str, Any]) -> None:
 
 def beside(path: Path) -> str:
     """The way out of a damaged or missing checkpoint: the newest whole one in its folder, in words."""
-    if path.name not in (LAST, PREVIOUS, BEST):
+    if path.name not in (LAST, PREVIOUS, BEST) and not NEXT_BEST.fullmatch(path.name):
         return ""
+    more = sorted(other.name for other in path.parent.glob("best_step*.pt") if NEXT_BEST.fullmatch(other.name))
     found, damaged = [], []
-    for name in (LAST, PREVIOUS, BEST):
+    for name in (LAST, PREVIOUS, BEST, *more):
         other = path.with_name(name)
         if name == path.name or not other.exists():
             continue

@@ -1,24 +1,27 @@
-"""TensorBoard: the curves, grids, configuration and one HPARAMS row of a run, all through one writer."""
+"""What a run shows as it goes on: curves, pictures, settings.
 
+A `Tracker` shows them in one place; trackers.py has those there are. Whether a place can be had is told before the
+training; a training that runs is not lost over its curves.
+"""
+
+import importlib.util
 import logging
-import os
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+import re
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
-from diffusion.system import ranks
-from diffusion.system.errors import InUse, brief
-from diffusion.system.files import keep_hold
+from diffusion.records.results import read_metrics, write_json
+from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
 PICTURES = 16  # of each tag that are written one by one; then every second, every fourth, …
 POINTS = 4096  # of each curve, likewise: half as many more whenever a run is twice as long
+IDS = "tracking.json"  # in the run's folder: under which id each place knows the run
+PAUSE = 60.0  # seconds without a new try after a failure, which may have taken long itself
 
 
 def kept(number: int, most: int = POINTS) -> bool:
@@ -27,92 +30,130 @@ def kept(number: int, most: int = POINTS) -> bool:
 
 
 class Tracker:
-    """Writes a run's events into its folder. Nobody loses a run over its curves: what cannot be written is left out.
+    """One place where a run is shown, or, as it is here, none."""
 
-    Args:
-        first_step: of this start; what an interrupted run wrote from there on is discarded by TensorBoard.
-    """
-
-    def __init__(self, folder: Path, first_step: int = 0) -> None:
-        self.folder, self.first_step = folder, first_step
-        self.opened: SummaryWriter | None = None
-        self.file: Path | None = None  # that the writer writes to
-        self.failed: int | None = None  # the last step at which nothing could be written
+    def __init__(self) -> None:
         self.seen: dict[str, int] = {}  # pictures of each tag so far
         self.waiting: dict[str, Callable[[], None]] = {}  # the newest picture of a tag, where it was left out
 
-    @property
-    def writer(self) -> SummaryWriter:
-        """The writer, opened by the first thing that is written: a run that is refused leaves no file."""
-        if self.opened is None:
-            self.opened = SummaryWriter(str(self.folder), purge_step=self.first_step or None)
-            name = getattr(getattr(self.opened.file_writer, "event_writer", None), "_file_name", None)
-            self.file = None if name is None else Path(name)
-        return self.opened
-
-    def write(self, add: Callable[[SummaryWriter], object], step: int | None = None) -> None:
-        """Let `add` write; where the file is gone a new one is begun, and where none can be had it is left out."""
-        if not ranks.first() or (step is not None and step == self.failed):
-            return
-        try:
-            if self.opened is not None and self.file is not None and not self.file.exists():
-                keep_hold()  # the folder may be another run's by now
-                log.warning("TensorBoard's file %s is gone: its curves go on in a new one.", self.file)
-                self.reopen(step)
-            add(self.writer)
-        except OSError as error:  # also of the thread that writes, which then ends
-            say = log.warning if self.failed is None else log.debug
-            say("TensorBoard's curves cannot be written for now: %s (%s).", brief(error), self.folder)
-            self.failed = step or 0
-            self.reopen(step)
-
-    def reopen(self, step: int | None) -> None:
-        """Begin a new file, whose first step is `step`, with the next thing that is written."""
-        before, self.opened = self.opened, None
-        self.first_step = self.first_step if step is None else step
-        with suppress(OSError):
-            if before is not None:
-                before.close()
-        with suppress(OSError):
-            for path in self.folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
-                if not path.stat().st_size:  # begun while the disk was full
-                    path.unlink()
+    def begin(self) -> None:
+        """Open it, just before the training; `UserError` where that fails."""
 
     def scalars(self, values: dict[str, float | None], step: int) -> None:
         """Curves by tag, for example {"train/loss": 0.1}; None is left out."""
-        for tag, value in values.items():
-            if value is not None:
-                self.write(partial(SummaryWriter.add_scalar, tag=tag, scalar_value=value, global_step=step), step)
 
     def image(self, tag: str, pixels: Tensor, step: int) -> None:
         """One picture, uint8 (C, H, W). Long runs leave out more and more of them, but never the newest in the end."""
         number = self.seen.get(tag, 0)
         self.seen[tag] = number + 1
-        add = partial(SummaryWriter.add_image, tag=tag, img_tensor=pixels, global_step=step)
-        self.waiting[tag] = partial(self.write, add, step)
+        self.waiting[tag] = lambda: self.picture(tag, pixels, step)
         if kept(number, PICTURES):
             self.waiting.pop(tag)()
 
+    def picture(self, tag: str, pixels: Tensor, step: int) -> None:
+        """One picture that is not left out."""
+
     def text(self, tag: str, text: str) -> None:
         """A text, shown as it is."""
-        shown = "".join(f"    {line}\n" for line in text.splitlines())
-        self.write(partial(SummaryWriter.add_text, tag=tag, text_string=shown))
 
     def hyperparameters(self, settings: dict[str, Any], metrics: list[str]) -> None:
-        """The run's row in the HPARAMS tab. The tab shows the keys of the first run alone, so pass the same always."""
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-        for summary in hparams(plain, dict.fromkeys(metrics)):
-            self.write(lambda writer, summary=summary: writer.file_writer.add_summary(summary))  # type: ignore
+        """The settings in which runs are compared, always the same ones, and the scores by which they are."""
+
+    def configuration(self, config: dict[str, Any]) -> None:
+        """All settings of the run, by group."""
 
     def flush(self) -> None:
-        """Let TensorBoard see what was written."""
-        self.write(SummaryWriter.flush)
+        """Let a reader see what was written."""
 
     def close(self) -> None:
-        """Write what was left out last, flush and close the file."""
-        with suppress(InUse):
-            while self.waiting:
-                self.waiting.popitem()[1]()
-        if self.opened is not None:
-            with suppress(OSError):
-                self.opened.close()
+        """Write what was left out last, and close it."""
+        while self.waiting:
+            self.waiting.popitem()[1]()
+
+
+class Several(Tracker):
+    """Several places at once.
+
+    Args:
+        trackers: one for each.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        super().__init__()
+        self.trackers = trackers
+
+    def begin(self) -> None:
+        for each in self.trackers:
+            each.begin()
+
+    def scalars(self, values: dict[str, float | None], step: int) -> None:
+        for each in self.trackers:
+            each.scalars(values, step)
+
+    def image(self, tag: str, pixels: Tensor, step: int) -> None:
+        for each in self.trackers:
+            each.image(tag, pixels, step)
+
+    def text(self, tag: str, text: str) -> None:
+        for each in self.trackers:
+            each.text(tag, text)
+
+    def hyperparameters(self, settings: dict[str, Any], metrics: list[str]) -> None:
+        for each in self.trackers:
+            each.hyperparameters(settings, metrics)
+
+    def configuration(self, config: dict[str, Any]) -> None:
+        for each in self.trackers:
+            each.configuration(config)
+
+    def flush(self) -> None:
+        for each in self.trackers:
+            each.flush()
+
+    def close(self) -> None:
+        for each in self.trackers:
+            each.close()
+
+
+class Service(Tracker):
+    """A place outside the run's folder: it knows the run by an id, and it may be out of reach for a while.
+
+    Args:
+        folder: of the run.
+        group: name of the sweep that the run is part of.
+    """
+
+    setting = title = package = ""  # what `track` calls it, what people do, and what is installed
+
+    def __init__(self, folder: Path, group: str | None = None) -> None:
+        super().__init__()
+        self.folder, self.group = folder, group
+        self.run: Any = None  # once it is open
+        self.failed, self.quiet_until = False, 0.0
+        if importlib.util.find_spec(self.package) is None:
+            raise UserError(
+                f'track={self.setting} needs the package {self.package}: pip install -e ".[{self.setting}]", or choose '
+                "track=tensorboard."
+            )
+
+    @property
+    def id(self) -> str | None:
+        """Under which this place knows the run, from an earlier start."""
+        found = (read_metrics(self.folder / IDS) or {}).get(self.setting)
+        return found if isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else None
+
+    def remember(self, name: str) -> None:
+        """Keep the id for the next start."""
+        if self.id != name:
+            write_json(self.folder / IDS, {**(read_metrics(self.folder / IDS) or {}), self.setting: name})
+
+    def attempt(self, act: Callable[[], object]) -> None:
+        """Do something there; what fails is left out, and told once."""
+        if self.run is None or time.monotonic() < self.quiet_until:
+            return
+        try:
+            act()
+        except Exception as error:  # of many kinds
+            say = log.debug if self.failed else log.warning
+            say("%s cannot be reached for now, training goes on without: %s.", self.title, brief(error))
+            self.failed, self.quiet_until = True, time.monotonic() + PAUSE

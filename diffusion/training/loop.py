@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from diffusion.data.images import batches
+from diffusion.evaluation.ranking import HELD_OUT_LOSS
 from diffusion.records.tracking import Tracker, kept
 from diffusion.system import ranks
 from diffusion.system.errors import NotWritten, brief
@@ -60,6 +61,8 @@ class Trainer:
         parts, plan = self.parts, self.plan
         self.progress = Progress(plan.total_steps(len(parts.data.train)))
         self.sums, self.stopwatch = RunningSums(parts.device.torch_device), Stopwatch()
+        self.previewed: int | None = None  # the step of the newest preview, and the newest scores with theirs
+        self.scored: tuple[int, dict[str, float | None]] | None = None
         self.train_step = TrainStep(parts, plan, self.progress, self.sums, self.seed)
         self.state = State(parts, plan, self.progress, self.sums, self.stopwatch, self.folder, self.header)
 
@@ -70,7 +73,7 @@ class Trainer:
             Stopped: after Ctrl-C or SIGTERM; the state is saved.
             UserError: the loss is no longer finite, or a checkpoint cannot be written.
         """
-        plan, progress = self.plan, self.progress
+        plan, progress, best = self.plan, self.progress, self.state.best
         pace, reader, profiler, bar = self.begin()
         # What follows a step: what it leaves behind, and what it shows of itself, which a signal ends at once.
         records = [(plan.log_every, lambda: self.log(bar)), (plan.checkpoint_every, self.save)]
@@ -78,7 +81,7 @@ class Trainer:
         scores: dict[str, float | None] = {}
         with StopSignals() as stop, profiler as profiled, bar, closing(reader) as data:
             halt, progress.total_steps = stop.agreed(progress.total_steps)
-            while progress.step < progress.total_steps and halt is None:
+            while progress.step < progress.total_steps and halt is None and not best.exhausted:
                 with enough_memory(self.state):
                     self.train_step(next(data))
                 self.state.check_skipped()
@@ -102,6 +105,8 @@ class Trainer:
                 if not progress.finished and halt is None and (ranks.size() == 1 or plan.shows(progress.step)):
                     halt, progress.total_steps = stop.agreed(progress.total_steps)
             bar.close()
+            if halt is None and best.exhausted and not progress.finished:
+                self.end_early()
             if halt is None:
                 with stop.at_once(), enough_to_show("the last preview and the scores", self.state):
                     self.preview()
@@ -128,6 +133,16 @@ class Trainer:
         profiler = profiling(plan.profile if ranks.first() else 0, self.folder, place)
         bar = progress_bar(progress.total_steps * size, "training", "images", initial=progress.step * size)
         return pace, reader, profiler, bar
+
+    def end_early(self) -> None:
+        """Make this step the last one; the run that is resumed with more patience knows nothing of it."""
+        progress = self.progress
+        way_on = f"{resume_command(self.folder)} training.patience={2 * self.state.best.waited}"
+        text = "The run ends at step %d of %d: %s. To go on all the same: %s"
+        log.info(text, progress.step, progress.total_steps, self.state.best.why(), way_on)
+        if progress.saved_step != progress.step:
+            self.state.save()
+        progress.total_steps = progress.step
 
     def leave(self, stop: StopSignals, number: int) -> NoReturn:
         """Save after a signal, and say how to go on."""
@@ -166,21 +181,35 @@ class Trainer:
                 self.state.save()
 
     def preview(self) -> None:
-        """The grid and the loss on held-out images, both with the averaged weights."""
+        """The grid and the loss on held-out images, both with the averaged weights; once a step."""
+        monitor, step = self.monitor, self.progress.step
+        if self.previewed == step:  # the run ended early, after this one
+            return
         with self.stopwatch.paused():
-            self.monitor.preview(self.progress.step, self.number(self.plan.preview_every))
+            monitor.loss = None
+            try:
+                monitor.preview(step, self.number(self.plan.preview_every))
+            finally:
+                if self.plan.keep_by == HELD_OUT_LOSS:  # all processes wait for the first one's
+                    loss = ranks.shared(monitor.loss)
+                    self.state.judge(loss, loss)
+        self.previewed = step
 
     def evaluate(self) -> dict[str, float | None]:
-        """Score the averaged weights; the best so far are kept in best.pt."""
+        """Score the averaged weights; the best so far are kept in best.pt. Once a step."""
         self.state.check_finite()
-        step = self.progress.step
+        step, name = self.progress.step, self.plan.keep_by
+        if self.scored is not None and self.scored[0] == step:
+            return self.scored[1]
         with self.stopwatch.paused():
             with ranks.together("The scores could not be measured"):
                 images = self.monitor.score(step)
             scores = ranks.first_alone(lambda: self.monitor.report(images, step))
         if kept(self.number(self.plan.evaluate_every)):
             self.tracker.scalars(scores, step)
-        self.state.save_best(scores.get("score/fid"))
+        if name != HELD_OUT_LOSS:
+            self.state.judge(scores.get(name), ranks.shared(self.monitor.badness(name)))
+        self.scored = step, scores
         return scores
 
     def number(self, every: int) -> int:

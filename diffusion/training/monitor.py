@@ -10,6 +10,7 @@ from diffusion.data.images import Images, encode, pad_images
 from diffusion.drawing.image_model import ImageModel
 from diffusion.drawing.pictures import grid_layout, labelled_grid, save_picture, tile
 from diffusion.evaluation.illustrations import illustrate
+from diffusion.evaluation.ranking import BY_NAME, HELD_OUT_LOSS, badness
 from diffusion.evaluation.report import METRICS, value_of, write_report
 from diffusion.evaluation.scoring import Scorer
 from diffusion.records.tracking import Tracker, kept
@@ -61,6 +62,7 @@ class Monitor:
         self.held_out = min(self.held_out, len(self.parts.data.test))
         self.at_once = self.model.device.images_at_once(batch_size, self.model.shape[1:])
         self.scores: dict[str, Any] | None = None
+        self.loss: float | None = None  # on held-out images, of the newest preview
         self.pictures: list[tuple[str, str]] = []
 
     def preview(self, step: int, number: int = 0) -> None:
@@ -75,7 +77,8 @@ class Monitor:
         save_picture(self.folder / "grid.png", labelled_grid(images, columns, captions))
 
         if self.held_out and kept(number):
-            self.tracker.scalars({"held_out/loss": self.held_out_loss()}, step)
+            self.loss = self.held_out_loss()
+            self.tracker.scalars({HELD_OUT_LOSS: self.loss}, step)
 
     def shown(self) -> list[int]:
         """The classes of a preview: all, or of many some that lie evenly among them."""
@@ -127,3 +130,7 @@ class Monitor:
         self.pictures = [(f"scores/{name}", caption) for name, caption in made]
         write_report(self.folder, [scores], {"status": "training", "step": step}, self.pictures)
         return {f"score/{metric.key}": value_of(scores, metric.key) for metric in METRICS}
+
+    def badness(self, name: str) -> float | None:
+        """Of the newest scores the one of this name, as a number that is the smaller, the better it is."""
+        return badness(name, self.scores) if self.scores is not None and name in BY_NAME else None

@@ -67,7 +67,6 @@ class Progress:
         step: steps that are done.
         skipped: of them left out, for a loss or gradient that was not finite; in all, and without a good one since.
         saved_step: the step of the newest checkpoint.
-        best: the lowest FID so far.
         whole: whether what a step changes is as some step has left it, rather than changed in part.
         threads: of the CPU, where the run chose them itself.
     """
@@ -77,7 +76,6 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     saved_step: int | None = None
-    best: float | None = None
     whole: bool = True
     threads: int | None = None
 

@@ -25,6 +25,8 @@ class Plan:
         decay: how it falls afterwards: "constant", "linear" or "cosine" (both to 0).
         log_every, checkpoint_every, preview_every, evaluate_every: in optimizer steps; 0 means never (checkpoints,
             previews and scores: only at the end).
+        keep, keep_by: how many of the best checkpoints are kept, and by which score, named as in TensorBoard.
+        patience: end the run when so many measurements of that score have brought no better one; 0 is never.
         workers: processes that decode images, where they do not fit in memory.
         profile: steps to record with PyTorch's profiler; 0 is none. See `diffusion.training.profiling`.
         freeze: patterns of the names of parameters that stay as they are. See `diffusion.training.freezing`.
@@ -47,6 +49,9 @@ class Plan:
     checkpoint_every: int = 1000
     preview_every: int = 1000
     evaluate_every: int = 0
+    keep: int = 1
+    keep_by: str = "score/fid"
+    patience: int | None = 0
     workers: int = 2
     profile: int = 0
     freeze: list[str] | None = None
@@ -67,6 +72,8 @@ class Plan:
         for name in "log_every checkpoint_every preview_every evaluate_every workers profile".split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+        if self.keep < 1 or (self.patience or 0) < 0:
+            raise ValueError(f"keep={self.keep} must be at least 1, and patience={self.patience} 0 or more")
         if self.workers > 256:
             raise ValueError(f"workers={self.workers} must be at most 256 processes")
         given = [f"{name}={value}" for name in ("steps", "epochs") if (value := getattr(self, name)) is not None]

@@ -1,5 +1,6 @@
-"""What a run keeps of itself: its newest checkpoint, the one before, and the one with the lowest FID."""
+"""What a run keeps of itself: its newest checkpoint, the one before, and the best ones (best.py)."""
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from diffusion.records import checkpoint
 from diffusion.system import ranks
 from diffusion.system.errors import NotWritten, UserError
 from diffusion.training import threads
+from diffusion.training.best import Best, Kept
 from diffusion.training.parts import Parts, Progress
 from diffusion.training.plan import Plan
 from diffusion.training.running_sums import RunningSums, Stopwatch
@@ -37,6 +39,9 @@ class State:
     header: dict[str, Any]
     spent: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.best = Best(self.plan, self.folder)
+
     def state_dict(self, sums: Tensor | None = None) -> dict[str, Any]:
         """All that a resumed run needs; the running sums are those of all processes, unless others are given."""
         parts, progress = self.parts, self.progress
@@ -49,7 +54,7 @@ class State:
             "optimizer": parts.optimizer.state_dict(),
             "timesteps": parts.timesteps.state_dict(),
             "sums": ranks.total(self.sums.values) if sums is None else sums,
-            "best": progress.best,
+            **self.best.state_dict(),
             "threads": progress.threads,
             "skipped": progress.skipped,
             "seconds": self.stopwatch.spent(),
@@ -75,7 +80,8 @@ class State:
         if ranks.first():
             self.sums.values.copy_(state["sums"])
         progress.step, progress.saved_step = state["step"], state["step"]
-        progress.best = None if state["best"] is None else float(state["best"])
+        ranks.first_alone(lambda: self.best.load_state_dict(state))
+        self.best.kept, self.best.waited = ranks.shared((self.best.kept, self.best.waited))
         self.spent, progress.skipped = float(state.get("seconds", 0.0)), int(state.get("skipped", 0))
         progress.threads = threads.restore(parts, state.get("threads"))
         if budget is not None:
@@ -92,12 +98,25 @@ class State:
         self.write(checkpoint.LAST, self.state_dict())
         self.progress.saved_step = self.progress.step
 
-    def save_best(self, fid: float | None) -> None:
-        """Write best.pt where a FID is the lowest so far."""
-        if fid is not None and (self.progress.best is None or fid < self.progress.best):
-            self.write(checkpoint.BEST, {**self.state_dict(), "best": fid})
-            self.progress.best = fid
-            self.save()  # so that a resumed run knows of this best
+    def judge(self, value: float | None, badness: float | None) -> None:
+        """Keep a checkpoint of this step if it is among the best by its score; see `diffusion.evaluation.ranking`."""
+        best = self.best
+        if value is None or badness is None or not math.isfinite(badness):
+            best.missing()
+            return
+        new = Kept(self.progress.step, value, badness)
+        if any(each.step == new.step for each in best.kept):  # of a run that is resumed after its end
+            return
+        after = best.with_new(new)
+        after, fallen = after[: self.plan.keep], after[self.plan.keep :]
+        if new in after:
+            state = {**self.state_dict(), **best.state_dict(after)}
+            ranks.first_alone(lambda: best.write(new.step, new is after[0], state))
+        best.waited = 0 if new is after[0] else best.waited + 1
+        best.kept = after
+        if new in after or self.plan.patience:
+            self.save()  # so that a resumed run knows
+        ranks.first_alone(lambda: best.remove([each for each in fallen if each is not new]))
 
     def write(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint, by the first process; a failure is raised in all of them."""

@@ -105,6 +105,13 @@ def test_a_folder_has_the_name_of_its_class(name, tmp_path):
         (["a/b", "a%2Fb"], ["a%2Fb#0", "a%2Fb#1"], "linux"),
         (["A", "a", "b"], ["A", "a", "b"], "linux"),
         (["A", "a", "b"], ["A#0", "a#1", "b"], "darwin"),
+        (["a/b", "a%2Fb", "a%2Fb#0"], ["a%2Fb#0#0", "a%2Fb#1", "a%2Fb#0#2"], "linux"),
+        (["train", "bus", "car"], ["train", "bus", "car"], "linux"),  # which no test images stand beside
+        (["train", "Test", "car"], ["train#0", "Test#1", "car"], "linux"),
+        (["val"], ["val#0"], "linux"),
+        (["__MACOSX", "lost+found"], ["%5F_MACOSX", "%6Cost+found"], "linux"),
+        (["CON", "nul.x", "console"], ["%43ON", "%6Eul.x", "console"], "win32"),
+        (["CON", "nul"], ["CON", "nul"], "linux"),
         (['a:b|c?"', "dots. ", "x\n"], ["a%3Ab%7Cc%3F%22", "dots.%20", "x%0A"], "win32"),
     ],
 )

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.data.images import ImageFiles
-from diffusion.drawing.pictures import save_samples
+from diffusion.data.datasets import image_folder
+from diffusion.data.images import ImageData, ImageFiles, Images
+from diffusion.drawing.pictures import save_pngs, save_samples
 from diffusion.evaluation.samples import load_samples
 from diffusion.system.errors import UserError
 
@@ -49,3 +50,34 @@ def test_a_folder_of_images_scores_as_the_same_images_in_a_file(scorer, mini, tm
     (tmp_path / "pngs" / "Bag" / "y.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"y.png cannot be read"):
         load_samples(str(tmp_path / "pngs"), mini)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["T-shirt", "bag", "猫", "10"], ["T-shirt", "bag", "猫", "10"]),
+        (["a/b", "..", ".x", "a%2Fb"], ["a%2Fb#0", "%2E.", "%2Ex", "a%2Fb#3"]),
+        (["train", "test", "lost+found", "c"], ["train#0", "test#1", "%6Cost+found", "c"]),
+    ],
+)
+def test_drawn_images_are_a_data_set_and_samples_with_the_same_labels(tmp_path, generator, channels, names, found):
+    """Folders of sample.py, read as data=image_folder and as samples=; every pixel differs between any two images."""
+    images = torch.randint(0, 256, (40, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(40) % 4
+    save_pngs(tmp_path / "run" / "images", images, labels, names)
+    for name in ("last.pt", "config.yaml", "grid.png"):  # what tells a run's folder, whose pictures are passed over
+        (tmp_path / "run" / name).touch()
+    expected = {image.numpy().tobytes(): found[k] for image, k in zip(images, labels, strict=True)}
+
+    data = image_folder(str(tmp_path / "run" / "images"), image_size=8, channels=channels)
+    assert sorted(data.class_names) == sorted(found) and len(data.train) + len(data.test) == 40
+    for split in (data.train, data.test):
+        for image, k in zip(split.images, split.labels, strict=True):
+            assert expected.pop(image.numpy().tobytes()) == data.class_names[k]
+    assert not expected
+
+    whole = ImageData("drawn", Images(images, labels), Images(images, labels), names)
+    read, numbers = load_samples(str(tmp_path / "run" / "images"), whole).select(torch.arange(40))
+    order = [int((images == image).flatten(1).all(dim=1).nonzero()) for image in read]
+    assert sorted(order) == list(range(40)) and numbers.tolist() == labels[order].tolist()

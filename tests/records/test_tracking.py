@@ -6,11 +6,12 @@ import torch
 from conftest import curve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion.records.tracking import POINTS, Tracker, kept
+from diffusion.records.tensorboard import TensorBoard
+from diffusion.records.tracking import POINTS, kept
 
 
 def test_curves_that_cannot_be_written_are_left_out(tmp_path, caplog):
-    tracker = Tracker(tmp_path)
+    tracker = TensorBoard(tmp_path)
     tracker.scalars({"a": 1.0}, 1)
     tracker.flush()
     writer = tracker.opened.file_writer.event_writer._async_writer
@@ -31,7 +32,7 @@ def test_curves_that_cannot_be_written_are_left_out(tmp_path, caplog):
 
 
 def test_pictures_become_rarer_and_the_newest_is_written_in_the_end(tmp_path):
-    tracker = Tracker(tmp_path)
+    tracker = TensorBoard(tmp_path)
     for step in range(1, 1000):
         tracker.image("grid", torch.full((3, 2, 2), step % 256, dtype=torch.uint8), step)
     tracker.close()
