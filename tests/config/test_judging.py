@@ -4,7 +4,7 @@ import pytest
 from config_helpers import compose, tiny_config
 from omegaconf import OmegaConf
 
-from diffusion.config import resuming, training_run
+from diffusion.config import resuming, settings, training_run
 from diffusion.system.errors import UserError
 
 
