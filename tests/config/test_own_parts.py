@@ -2,13 +2,15 @@
 is refused by one sentence."""
 
 import sys
+from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import torch
 from config_helpers import tiny_config, train_config
 from conftest import ROOT, same
 
-from diffusion.config import build, opening, own_formulas, trained, training_run, trust
+from diffusion.config import build, opening, own_formulas, settings, trained, training_run, trust
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.drawing.image_model import ImageModel
 from diffusion.objective import Objective
@@ -490,6 +492,23 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(source, told, he
     with trust.given(module), pytest.raises(UserError) as refused:
         build.build({"_target_": f"{module}.Net"}, "model")
     assert told.replace("MODULE", module) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "fitting", "wrong", "words"),
+    [
+        (Literal["a", "b"], ["a", "b"], ["c", 1, None], "one of a, b"),
+        (Literal["a"] | None, ["a", None], ["b"], "one of a or null"),
+        (Sequence[int], [[1, 2], []], [1, "ab", [1.5]], "a list, each a whole number"),
+        (dict[str, int], [{"a": 1}], [[1], "a"], "dict"),
+        (list[float] | float, [1.5, 2, [1, 2.5]], ["a", ["a"]], "a list, each a finite number or a finite number"),
+    ],
+)
+def test_types_that_a_part_may_give_its_arguments(hint, fitting, wrong, words):
+    assert settings.plain(hint)
+    assert all(settings.fits(value, hint) for value in fitting)
+    assert not any(settings.fits(value, hint) for value in wrong)
+    assert words in settings.describe(hint)
 
 
 # -------------------------------------------------------------------------------------------------- trust itself
