@@ -51,6 +51,8 @@ def train(cfg: DictConfig) -> float | None:
 
     A run of the same settings that was stopped in this folder is gone on with.
     """
+    from shlex import quote
+
     from diffusion.config import guiding, resuming, settings, starting, training_run
     from diffusion.evaluation.report import summary, write_report
     from diffusion.records import checkpoint
@@ -116,7 +118,8 @@ def train(cfg: DictConfig) -> float | None:
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         for note in scores["notes"]:
             log.info("%s", note)
-        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", os.path.relpath(folder))
+        place = quote(os.path.relpath(folder))
+        log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", place)
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})
     log.info("Done. The grid, the scores and the checkpoint are in %s", folder)

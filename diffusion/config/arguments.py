@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from diffusion.system.errors import UserError
+from diffusion.system.files import no_text
 
 READ = (
     *("checkpoint", "resume", "samples", "data.root", "features.weights"),
@@ -42,8 +43,10 @@ def arranged(arguments: Sequence[str], sweep: bool) -> list[str]:
         name = option.lstrip("+")
         if equals and name in READ + WRITTEN:
             result[number] = f"{option}={quoted(name, value, sweep)}"
-        elif equals and name == "data.background" and re.fullmatch("#[0-9a-fA-F]+", value):
-            result[number] = f"{option}={in_quotes(value)}"
+        elif equals and name == "data.background":
+            colours = at_commas(value) if sweep else [value]
+            colours = [in_quotes(each) if re.fullmatch("#[0-9a-fA-F]+", each) else each for each in colours]
+            result[number] = f"{option}={','.join(colours)}"
         elif equals and option in FOLDER_OF_OPTIONS:
             result[number] = f"{option}={checked(option, value)}"
         elif number and arguments[number - 1] in FOLDER_OF_OPTIONS:
@@ -59,21 +62,6 @@ def options_first(arguments: Sequence[str]) -> list[str]:
         value = before in WITH_VALUE or (before in ("--info", "-i") and "=" not in argument)
         (options if argument.startswith("-") or value else settings).append(argument)
     return options + settings
-
-
-def guidance_of_null(arguments: Sequence[str], script: str) -> list[str]:
-    """The command line with `guidance=null`, no option to Hydra, as what it means: auto, or what the run brings."""
-    brought = script != "train" or any(a.startswith(("resume=", "checkpoint=")) for a in arguments)
-    result = []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name == "guidance" and value.lower() == "null" and brought:
-            continue
-        if name == "guidance":
-            parts = ["auto" if part.strip().lower() == "null" else part for part in value.split(",")]
-            argument = f"guidance={','.join(parts)}"
-        result.append(argument)
-    return result
 
 
 def of_the_run(arguments: Sequence[str], script: str) -> list[str]:
@@ -106,8 +94,8 @@ def quoted(name: str, value: str, sweep: bool = False) -> str:
     if os.path.lexists(value) or os.path.lexists(home):
         return in_quotes(checked(name, value))
     sweep = sweep and not name.startswith("hydra.")  # whose own settings no sweep goes over
-    if value.strip("'\" ") == "":
-        raise UserError(empty(name))
+    if value.strip("'\" ") == "" or (value.lower() == "null" and name == "data.root"):
+        raise UserError(empty(name, value.strip("'\" ")))
     read = reading(value)
     if isinstance(read, ChoiceSweep) and not read.simple_form and sweep:  # choice(a,b)
         return value
@@ -119,6 +107,8 @@ def quoted(name: str, value: str, sweep: bool = False) -> str:
         return value
     if value == "null" or (isinstance(read, str) and "${" in read):
         return value
+    if re.search(r"\$\{[^{}]+\}", value) and name in WRITTEN:  # a reference beside signs of Hydra's grammar
+        return in_single_quotes(checked(name, value))
     return in_quotes(checked(name, read if isinstance(read, str) else value))
 
 
@@ -164,7 +154,12 @@ def in_quotes(path: str) -> str:
     """A path as a value of Hydra's grammar, as it is where that reads the same."""
     if "${" in path:
         raise UserError(f"{path!r} is a path with ${{ in it, which is taken for a reference to a setting: rename it.")
-    return path if reading(path) == path else QuotedString(text=path, quote=Quote.single).with_quotes()
+    return path if reading(path) == path else in_single_quotes(path)
+
+
+def in_single_quotes(text: str) -> str:
+    """A text as a value of Hydra's grammar, in which it still resolves references."""
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
 def checked(name: str, path: str) -> str:
@@ -173,14 +168,15 @@ def checked(name: str, path: str) -> str:
         raise UserError(empty(name))
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in path):
         raise UserError(f"{name}={path!r}: a path with a line break, a tab or the like cannot be used: rename it.")
-    if any(0xD800 <= ord(sign) < 0xE000 for sign in path):  # how Python reads bytes that are no UTF-8
-        raise UserError(f"{name}={path!a}: a path whose name is not UTF-8 cannot be used: rename it.")
+    why = no_text(path)
+    if why:
+        raise UserError(f"{name}={path!a}: the name of this path {why}.")
     return path if os.path.lexists(path) else os.path.expanduser(path)
 
 
-def empty(name: str) -> str:
-    """The sentence for a path that is nothing."""
-    return f"{name}= is empty: give a path, or leave it out (a variable of the shell that is not set is empty)."
+def empty(name: str, value: str = "") -> str:
+    """The sentence for a path that is nothing, or null."""
+    return f"{name}={value} is empty: give a path, or leave it out (a variable of the shell that is not set is empty)."
 
 
 def settle(cfg: DictConfig) -> None:

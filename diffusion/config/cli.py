@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import arguments
+from diffusion.config import arguments, guiding
 from diffusion.config.advice import as_sentence
 from diffusion.config.classes import quote_classes
 from diffusion.system import ranks, terminal
@@ -83,7 +83,7 @@ def launch(main: Callable[[], Any]) -> None:
         # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
         sys.argv[1:] = arguments.arranged(sys.argv[1:], sweep)
         sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", argument) for argument in sys.argv[1:]]
-        sys.argv[1:] = arguments.guidance_of_null(sys.argv[1:], Path(sys.argv[0]).stem)
+        sys.argv[1:] = guiding.without_null(sys.argv[1:], Path(sys.argv[0]).stem)
         if any(argument.startswith("resume=") for argument in sys.argv[1:]):
             continue_in_run_folder()
         sys.argv[1:] = arguments.of_the_run(sys.argv[1:], Path(sys.argv[0]).stem)

@@ -31,20 +31,25 @@ def plain(cfg: DictConfig) -> Config:
 
 
 def trained_with(config: Config) -> Config:
-    """The settings of a config that its weights depend on; what a node leaves out is its default."""
-    groups = {name: completed(name, config[name]) for name in TRAINED_WITH}
+    """The settings of a config that its weights depend on, those of before they could be set among them."""
+    groups = {name: filled(config[name], name) for name in TRAINED_WITH}
     groups["data"].pop("root", None)
     if config.get("checkpoint"):
         groups = {name: node for name, node in groups.items() if name not in TAKEN_OVER}
-    training = completed("training", config["training"])
-    groups["training"] = {k: v for k, v in training.items() if f"training.{k}" not in RESUMABLE}
+    groups["training"] = {
+        k: v for k, v in filled(config["training"], "training").items() if f"training.{k}" not in RESUMABLE
+    }
     return groups
 
 
-def completed(group: str, node: Config) -> Config:
-    """A node of a config with the defaults of what it leaves out, as older ones do with settings that came later."""
-    known = arguments_of(allowed_target(str(node.get("_target_")), group))
-    return {**{name: each.default for name, each in known.items()}, **node}
+def filled(node: Config, group: str) -> Config:
+    """A node of a config with the defaults of what it leaves out, as older ones do with newer settings."""
+    try:
+        target = allowed_target(str(node.get("_target_")), group)
+    except UserError:  # which is told where it is built
+        return dict(node)
+    given = {name: each.default for name, each in arguments_of(target).items() if each.default is not each.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in {**given, **node}.items()}
 
 
 def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> Config:
@@ -84,8 +89,7 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         value = OmegaConf.select(OmegaConf.create(new), key)
         if allowed and key != "resume":
             OmegaConf.update(config, key, value, merge=False)
-        elif not allowed and OmegaConf.select(config, key) != value:
-            old = OmegaConf.select(config, key)
+        elif not allowed and (old := was(config, key)) != value:
             had = old.get("_target_", old) if isinstance(old, DictConfig) else old
             raise UserError(
                 f"resume: '{shown}' would change what this run is trained with ({key} is {had}); only the length, "
@@ -101,6 +105,15 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
         )
     result: Any = OmegaConf.to_container(config)
     return {str(k): v for k, v in result.items()}
+
+
+def was(config: DictConfig, key: str) -> Any:
+    """The value of a setting in a run's config, or the default of one that is newer than the run."""
+    group, _, name = key.partition(".")
+    node, value = config.get(group), OmegaConf.select(config, key)
+    if name and value is None and isinstance(node, DictConfig) and "_target_" in node and name not in node:
+        return filled(OmegaConf.to_container(node), group).get(name)  # type: ignore[arg-type]
+    return value
 
 
 def check_known(config: DictConfig, key: str) -> None:
@@ -139,7 +152,7 @@ def check_shape(data: Any, image: Config) -> None:
 
 def same_data(saved: Config, new: Config) -> bool:
     """Whether two nodes ask for the same images, wherever they lie; what a node leaves out is its default."""
-    mine, asked = ({**completed("data", node), "root": None} for node in (saved, new))
+    mine, asked = ({**filled(node, "data"), "root": None} for node in (saved, new))
     return mine == asked
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from diffusion.config.build import Recipe, build, measured
 from diffusion.config.guiding import AUTOMATIC, LABELLED
-from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_root, completed, difference, plain
+from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_root, difference, filled, plain
 from diffusion.config.settings import Config
 from diffusion.data.folders import number_of, some
 from diffusion.networks.transfer import BIAS, LABELS, carried
@@ -55,7 +55,7 @@ def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     taken["guidance"] = guided(saved["guidance"], config["guidance"], given)
     kept = [name for name in TAKEN_OVER if taken[name] == saved[name] or name not in given]
     log.info("%s brings its own %s.", config["checkpoint"], ", ".join(kept))
-    lost = [group for group in LOST if completed(group, taken[group]) != completed(group, saved[group])]
+    lost = [group for group in LOST if filled(taken[group], group) != filled(saved[group], group)]
     if lost:
         text = "Another %s than in %s: the network must learn anew %s; what its layers know of images carries over."
         log.warning(text, " and ".join(lost), config["checkpoint"], " and ".join(LOST[group] for group in lost))

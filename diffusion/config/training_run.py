@@ -44,10 +44,7 @@ def build_trainer(config: Config, folder: Path, resume: Config | None = None, st
     image = described(data, resume, start)
     if resume is not None:
         check_same_images(data.name, image, resume, config, folder)
-    if config["guidance"].get("_target_") == guiding.AUTOMATIC and not image["class_names"]:
-        text = "data=%s has no labels: the model is trained and draws without guidance; its settings have no effect."
-        log.info(text, data.name)
-    config["guidance"] = guiding.settled(config["guidance"], image["class_names"])
+    config["guidance"] = guiding.settled(config["guidance"], image["class_names"], data.name)
     recipe = Recipe(config, image)
     plan, network = build(config["training"], "training"), device.place(network_of(recipe, resume, start))
     size = sum(parameter.numel() for parameter in network.parameters())

@@ -8,6 +8,7 @@ passed over, and what was is told in one line.
 import logging
 import os
 import re
+import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -150,11 +151,12 @@ def refuse_file(path: Path, key: str = "", arrays: bool = False) -> None:
     """
     if not path.is_file():
         return
-    what, suffix, name = f"{key}={path}" if key else str(path), path.suffix.lower(), key or "the folder"
+    what, suffix = f"{key}={path}" if key else str(path), path.suffix.lower()
     if suffix in ARCHIVES:
         raise UserError(f"{what} is an archive: unpack it, and give the folder that comes out of it.")
     if suffix in IMAGE_SUFFIXES:
-        raise UserError(f"{what} is a single image: give the folder that it lies in ({name}={path.parent}).")
+        parent = shlex.quote(f"{key}={path.parent}" if key else str(path.parent))
+        raise UserError(f"{what} is a single image: give the folder that it lies in, {parent}.")
     if arrays:
         return
     if suffix in (".npz", ".npy"):

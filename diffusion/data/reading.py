@@ -1,8 +1,8 @@
 """The images of a folder, looked through once before they are used, and kept for the next start.
 
 Thousands of photographs take half a minute to decode, so there is a bar, and what came out is kept as an array in
-data/cache under a hash of the files (names, sizes, times) and of how they are decoded. Files that are damaged are named
-all together, or left out.
+data/cache under a hash of the files (names, sizes, times, the beginnings of some) and of how they are decoded, so that
+a folder that moved finds it. Files that are damaged are named all together, or left out.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from diffusion.system.untrusted import open_image, read_arrays
 log = logging.getLogger("diffusion")
 CACHE = Path("data/cache")
 MANY = 500  # images that take long enough for a bar and a cache
+GLIMPSES = 16  # files that are looked into, to tell apart folders with the same names
 SHOWN = 3  # names of files in a message
 SKIP = "data.skip_damaged=true"
 Damaged = dict[int, str]  # which files cannot be read, and why
@@ -59,8 +61,8 @@ class FolderReader:
         in_memory = len(paths) * each <= self.memory_limit * 2**30
         whole = in_memory or self.skip_damaged  # of the others, the heads alone are looked at
         shape = (len(paths), self.channels, self.size, self.size) if in_memory else (0,)
-        kept = CACHE / f"images_{self._key()}_{self._key(f'{shape}, {whole}', *map(self._state, paths))}.npz"
         many = len(paths) > MANY
+        kept = self._place(paths, f"{shape}, {whole}") if many else CACHE
         found = self._from_cache(kept, paths, shape) if many else None
         if found is None:
             started = time.monotonic()
@@ -118,10 +120,29 @@ class FolderReader:
                 bar.update()
         return images, damaged, moving
 
-    def _key(self, *states: str) -> str:
-        """A hash of the folder, of how it is decoded, and of the states of files."""
-        about = (str(self.folder.resolve()), self.size, self.channels, self.background)
-        return hashlib.sha256(repr((VERSION, states) if states else about).encode("utf-8", "replace")).hexdigest()[:12]
+    def _key(self, *files: str) -> str:
+        """A hash of the folder and of how it is decoded, or of how, and of its files, wherever they lie."""
+        way = (self.size, self.channels, self.background)
+        about = (VERSION, *way, files) if files else (str(self.folder.resolve()), *way)
+        return hashlib.sha256(repr(about).encode("utf-8", "replace")).hexdigest()[:12]
+
+    def _place(self, paths: Sequence[Path], shape: str) -> Path:
+        """Where the decoded images are kept; what a folder of these files had elsewhere is brought there."""
+        glimpses = [self._glimpse(path) for path in paths[:: -(-len(paths) // GLIMPSES)]]
+        files = self._key(shape, *map(self._state, paths), *glimpses)
+        kept = CACHE / f"images_{self._key()}_{files}.npz"
+        for other in [] if kept.exists() else CACHE.glob(f"images_*_{files}.npz"):
+            with suppress(OSError):
+                other.replace(kept)
+        return kept
+
+    def _glimpse(self, path: Path) -> str:
+        """A hash of the beginning of a file: archives give all of their files one time, and bitmaps have one size."""
+        try:
+            with path.open("rb") as file:
+                return hashlib.sha256(file.read(2**16)).hexdigest()
+        except OSError:
+            return "none"
 
     def _state(self, path: Path) -> str:
         try:

@@ -7,6 +7,7 @@ cat/1.png  dog/2.png                 classes; a part of the images is held out f
 
 import logging
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
@@ -17,11 +18,13 @@ import torch
 from diffusion.data.folders import RUN, Contents, contents, number_of, some
 from diffusion.data.images import ImageData
 from diffusion.system.errors import UserError
+from diffusion.system.files import no_text
 from diffusion.system.randomness import SPLIT, stream
 
 log = logging.getLogger("diffusion")
 TRAINING, TEST = ("train", "training"), ("test", "testing")
 VALIDATION = ("val", "valid", "validation", "dev", "eval", "evaluation")
+OF_A_SPLIT = re.compile(r"(?<=\w)[-_ ]?(set|images?|imgs|data|dataset)$")  # test_set, testset, test-images
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 Labelled = tuple[Path, str | None]  # an image, and the class that the folder it is in names
@@ -93,15 +96,16 @@ def find_splits(
     if not labelled:
         return Splits(train, test, [])
     names = class_order({str(name) for _, name in train})
-    alike = [name for name in names if name.lower() in (*TRAINING, *TEST, *VALIDATION)]
+    alike = [name for name in names if of_split(name) in (*TRAINING, *TEST, *VALIDATION)]
     if alike:
         others = some([name for name in names if name not in alike])
         log.warning("%s: %s is taken for a class, beside %s.", where, some(alike), others)
     for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: the folder name {name!r} is no UTF-8: give it another name.") from error
+        why = no_text(name)
+        if why:
+            raise UserError(f"{where}: the folder name {name!a} {why}.")
+    if len(names) > 1:  # one is no label
+        log.info("%s: %s classes: %s.", where, f"{len(names):,}", some(names, 10))
     return Splits(train, of_classes(test, names, where), names)
 
 
@@ -113,8 +117,11 @@ def roles_of(parts: dict[Path, list[Path]], folder: Path) -> Roles:
     """
 
     def named(names: Sequence[str]) -> list[Path]:
-        places = [place for place in parts if place != folder and place.name.lower() in names]
-        return sorted(places, key=lambda place: (names.index(place.name.lower()), place.name.lower() != place.name))
+        def order(place: Path) -> tuple:
+            plain = of_split(place.name)
+            return names.index(plain), place.name.lower() != plain, plain != place.name, place.name
+
+        return sorted((place for place in parts if place != folder and of_split(place.name) in names), key=order)
 
     training, tests, validation = named(TRAINING), named(TEST), named(VALIDATION)
     splits = [*training, *tests, *validation]
@@ -129,6 +136,11 @@ def roles_of(parts: dict[Path, list[Path]], folder: Path) -> Roles:
     if train is None:
         return Roles(folder, None, [])
     return Roles(train, test, [place for place in parts if place not in (train, test)])
+
+
+def of_split(name: str) -> str:
+    """The name of a folder as those of splits are written: `Test`, `test_set` and `test-images` are all `test`."""
+    return OF_A_SPLIT.sub("", name.lower())
 
 
 def classed(parts: dict[Path, list[Path]], base: Path, folder: Path) -> list[Labelled]:
@@ -160,8 +172,19 @@ def held_out(
 
 
 def of_classes(test: list[Labelled], names: Sequence[str], where: str) -> list[Labelled]:
-    """The test images of classes that are trained; the others are named."""
-    known = set(names)
+    """The test images of classes that are trained; the others are named.
+
+    A class that is written otherwise in capitals alone, cat/ beside Cat/, is the same where no other could be meant.
+    """
+    known, given = set(names), {str(name) for _, name in test}
+    spelled = Counter(name.casefold() for name in known), Counter(name.casefold() for name in given)
+    meant = {name.casefold(): name for name in names}
+    joined = {name: meant[name.casefold()] for name in class_order(given - known) if name.casefold() in meant}
+    joined = {name: own for name, own in joined.items() if all(count[name.casefold()] == 1 for count in spelled)}
+    if joined:
+        pairs = some([f"{name} for {own}" for name, own in joined.items()], 10)
+        log.info("%s: classes of the test images are taken for those of the same letters: %s.", where, pairs)
+    test = [(path, joined.get(str(name), name)) for path, name in test]
     foreign = Counter(str(name) for _, name in test if name not in known)
     if not foreign:
         return test
@@ -180,10 +203,10 @@ def tell(roles: Roles, parts: dict[Path, list[Path]], train: int, test: int, fol
     if roles.train == folder:
         (only, *others), text = (
             parts,
-            "%s: all images are in %s/: if its subfolders are the classes, or the splits, give data.root=%s.",
+            "%s: all images are in %s/: if its subfolders are the classes, or the splits, give %s.",
         )
         if not others and only != folder and any(path.parent != only for path in parts[only]):
-            log.info(text, where, only.name, only)
+            log.info(text, where, only.name, shlex.quote(f"data.root={only}"))
         return
     source = f"{number_of(train + test, 'image')} from {roles.train.name}/, {test:,} of them held out for testing"
     if roles.test is not None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffusion.evaluation.reference import COVERAGE_K, PRECISION_K, FeatureSet, Reference
-from diffusion.evaluation.scale import narrowness
+from diffusion.evaluation.scale import blindness, narrowness
 from diffusion.records.results import Scores
 
 
@@ -55,6 +55,9 @@ def notes(reference: Reference, found: FeatureSet, scores: Scores) -> list[str]:
     if narrow:
         more = ": more test images would tell more" if scores["scale"]["n"] <= d else ""
         said.append(f"{narrow}, so these scores mean little{more}.")
+    blind = blindness(scores["scale"])
+    if blind:
+        said.append(blind)
     if n <= d:
         said.append(f"n = {n} is not larger than the {d} features, so the FID is unreliable.")
     if real["whole_test_set"]:

@@ -9,6 +9,7 @@ from diffusion.evaluation.cache import Arrays, cache_key, remembered
 from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.manifold import neighbour_radii
 from diffusion.evaluation.metrics import Moments, mean_kernel
+from diffusion.records.results import Scores
 from diffusion.system import ranks
 from diffusion.system.progress import progress_bar
 from diffusion.system.randomness import SPLIT, stream
@@ -127,8 +128,21 @@ def _joined(first: np.ndarray | None, second: np.ndarray) -> np.ndarray:
     return second if first is None else np.concatenate([first, second])
 
 
+def reference_of(features: Features) -> "Reference":
+    """The reference of an extractor, which is read or computed once for each."""
+    if features.reference is None:
+        features.reference = Reference(features)
+    return features.reference
+
+
 class Reference:
-    """The statistics of the real images of the features' data, packaged, cached, or computed now."""
+    """The statistics of the real images of the features' data, packaged, cached, or computed now.
+
+    Attributes:
+        scale: what real and poor images score against it, once `diffusion.evaluation.scale` was asked.
+    """
+
+    scale: Scores | None = None
 
     def __init__(self, features: Features) -> None:
         self.features, self.data = features, features.data

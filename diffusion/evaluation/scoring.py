@@ -16,10 +16,10 @@ from diffusion.evaluation.protocol import notes, protocol
 from diffusion.evaluation.reference import (
     KEPT,
     FeatureSet,
-    Reference,
     block_count,
     even_order,
     extract_set,
+    reference_of,
 )
 from diffusion.evaluation.scale import SPLITS, confusion, scalars, scale
 from diffusion.records.results import Scores
@@ -42,7 +42,7 @@ class Scorer:
 
     def __init__(self, features: Features) -> None:
         self.features, self.data = features, features.data
-        self.reference = Reference(features)
+        self.reference = reference_of(features)
         self.scale = scale(self.reference)  # now, so that no score in the midst of training takes longer for it
         train = self.data.train
         self.neighbours = PixelNeighbours(train, features.device) if isinstance(train, Images) else None

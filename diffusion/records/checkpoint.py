@@ -16,6 +16,7 @@ A model can also be one safetensors file: the averaged weights, with config, ima
 import json
 import logging
 import os
+import shlex
 import shutil
 import zlib
 from pathlib import Path
@@ -56,7 +57,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
         before = "the previous one is untouched" if path.exists() else "there is none before it"
         if path.name == LAST and path.exists():
-            before += f": make room, and go on with resume={path.parent}"
+            before += f": make room, and go on with {shlex.quote(f'resume={path.parent}')}"
         raise NotWritten(
             f"The checkpoint {path} could not be written, with {free:.0f} MiB free on that disk "
             f"({brief(error)}); {before}."
@@ -182,7 +183,7 @@ def beside(path: Path) -> str:
             damaged.append(str(other))
     if found:
         step, other = max(found, key=lambda each: each[0])
-        return f"; another one of this run is whole, of step {step}: give {other} instead"
+        return f"; another one of this run is whole, of step {step}: give {shlex.quote(str(other))} instead"
     return f" ({' and '.join(damaged)} {'is' if len(damaged) == 1 else 'are'} damaged, too)" if damaged else ""
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import WatchedFileHandler
@@ -30,6 +31,20 @@ class LogFile(WatchedFileHandler):
         """Write a record, if that is possible."""
         with suppress(OSError):  # opening the file is what `logging` itself does not guard
             super().emit(record)
+
+
+def no_text(name: str) -> str | None:
+    """Why the name of a file cannot be written as text, with the way out; None where it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that Python could not read
+        try:
+            os.fsencode(name).decode()
+        except UnicodeError:
+            return "is not UTF-8: rename it"
+        locale = sys.getfilesystemencoding()
+        return f"is UTF-8, and the locale of this terminal ({locale}) is not: set the variable PYTHONUTF8=1"
+    return None
 
 
 @contextmanager

@@ -83,7 +83,8 @@ class StopSignals:
             if (
                 ranks.first() and self.count == 1 and not ranks.ending()
             ):  # one stop can come twice, from the terminal and from torchrun
-                log.warning("Saving and stopping after this step; press Ctrl-C again to leave at once.")
+                after = "the scores and pictures that are being made" if self._at_once else "this step"
+                log.warning("Saving and stopping after %s; press Ctrl-C again to leave at once.", after)
             return
         self._restore()
         log.warning("Saving and stopping; press Ctrl-C again to leave at once.")

@@ -1,5 +1,8 @@
 """Paths on the command line, read by Hydra as they are written; and settings of the options that a run brings."""
 
+import os
+import sys
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
@@ -93,12 +96,40 @@ def test_an_empty_path_in_a_sweep_is_refused(value):
     [
         ("a\nb", r"data.root='a\\nb': a path with a line break"),
         ("a\tb", r"data.root='a\\tb': a path with a line break"),
-        ("a\udce9b", r"data.root='a\\udce9b': a path whose name is not UTF-8"),
+        ("a\udce9b", r"data.root='a\\udce9b': the name of this path is not UTF-8: rename it"),
     ],
 )
 def test_signs_that_no_path_can_have(value, message):
     with pytest.raises(UserError, match=message):
         arguments.arranged([f"data.root={value}"], sweep=False)
+
+
+def test_a_terminal_that_is_not_utf8_is_told_apart_from_a_name_that_is_not(monkeypatch):
+    """The bytes of é as Python reads them under LC_ALL=C with PYTHONUTF8=0."""
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii", "surrogateescape"))
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(UserError, match=r"is UTF-8, and the locale of this terminal \(ascii\) is not: set .*UTF8=1"):
+        arguments.arranged(["data.root=\udcc3\udca9"], sweep=False)
+    with pytest.raises(UserError, match="is not UTF-8: rename it"):
+        arguments.arranged(["data.root=\udce9"], sweep=False)
+
+
+@pytest.mark.parametrize("name", ["hydra.run.dir", "hydra.sweep.dir"])
+@pytest.mark.parametrize("folder", ["a,b/${now:%H-%M}", "it's/${now:%H-%M}", "${now:%H-%M}, x(1) #2", "a,~/${seed}"])
+def test_a_reference_may_stand_beside_any_sign(name, folder):
+    (given,) = arguments.arranged([f"{name}={folder}"], sweep=False)
+    assert read(given) == folder
+    node = OmegaConf.create({"seed": 7, "folder": read(given)})
+    OmegaConf.register_new_resolver("now", lambda form: f"<{form}>", replace=True)
+    assert node.folder == folder.replace("${now:%H-%M}", "<%H-%M>").replace("${seed}", "7")
+
+
+def test_a_root_of_null_is_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="data.root=null is empty: give a path, or leave it out"):
+        arguments.arranged(["data.root=null"], sweep=False)
+    (tmp_path / "null").mkdir()
+    assert read(*arguments.arranged(["data.root=null"], sweep=False)) == "null"
 
 
 def test_paths_of_composed_configs(monkeypatch):
@@ -135,22 +166,6 @@ def test_settings_of_the_options_that_a_run_brings():
 )
 def test_an_option_keeps_its_value_wherever_it_stands(option):
     assert arguments.options_first(["seed=1", *option, "n=2"]) == [*option, "seed=1", "n=2"]
-
-
-@pytest.mark.parametrize(
-    ("script", "given", "meant"),
-    [
-        ("train", ["guidance=null"], ["guidance=auto"]),
-        ("train", ["guidance=Null", "seed=1"], ["guidance=auto", "seed=1"]),
-        ("train", ["-m", "guidance=null,none"], ["-m", "guidance=auto,none"]),
-        ("train", ["guidance=null", "resume=latest"], ["resume=latest"]),  # the run's own
-        ("train", ["checkpoint=latest", "guidance=null"], ["checkpoint=latest"]),
-        ("sample", ["guidance=null", "n=4"], ["n=4"]),
-        ("train", ["guidance=none", "guidance.interval=null"], ["guidance=none", "guidance.interval=null"]),
-    ],
-)
-def test_guidance_of_null_is_what_is_possible(script, given, meant):
-    assert arguments.guidance_of_null(given, script) == meant
 
 
 @pytest.mark.parametrize("name", ["hydra.run.dir", "hydra.sweep.dir"])

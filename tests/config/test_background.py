@@ -2,6 +2,7 @@
 
 import pytest
 from config_helpers import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from diffusion.config.arguments import arranged
@@ -36,6 +37,12 @@ def folder(tmp_path):
 def test_a_colour_in_every_way(written, expected, folder):
     found = data(folder, written)
     assert found.background == expected and found.train.images[0, :, 0, 0].tolist() == [*expected]
+
+
+def test_a_sweep_over_colours():
+    (given,) = arranged(["data.background=#ff00ff,black,[1,2,3],#00ff00"], sweep=True)
+    swept = OverridesParser.create().parse_override(given).sweep_iterator()
+    assert [getattr(each, "text", each) for each in swept] == ["#ff00ff", "black", [1, 2, 3], "#00ff00"]
 
 
 @pytest.mark.parametrize("written", ["mud", "[1,2]", "[1,2,300]", "#1"])

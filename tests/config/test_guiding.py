@@ -24,6 +24,22 @@ def pictures(tmp_path):
     return {"data": "image_folder", "data.root": folder, **SMALL}
 
 
+@pytest.mark.parametrize(
+    ("script", "given", "meant"),
+    [
+        ("train", ["guidance=null"], ["guidance=auto"]),
+        ("train", ["guidance=Null", "seed=1"], ["guidance=auto", "seed=1"]),
+        ("train", ["-m", "guidance=null,none"], ["-m", "guidance=auto,none"]),
+        ("train", ["guidance=null", "resume=latest"], ["resume=latest"]),  # the run's own
+        ("train", ["checkpoint=latest", "guidance=null"], ["checkpoint=latest"]),
+        ("sample", ["guidance=null", "n=4"], ["n=4"]),
+        ("train", ["guidance=none", "guidance.interval=null"], ["guidance=none", "guidance.interval=null"]),
+    ],
+)
+def test_guidance_of_null_is_what_is_possible(script, given, meant):
+    assert guiding.without_null(given, script) == meant
+
+
 @pytest.mark.parametrize("experiment", ["quickstart", "ema", "cfg_plus_plus"])
 def test_with_labels_it_is_classifier_free_guidance_to_the_letter(experiment):
     asked = compose("train", f"experiment={experiment}")

@@ -4,6 +4,8 @@ import pytest
 import torch
 from config_helpers import compose, tiny_config, trained_run
 from omegaconf import OmegaConf
+from torch import nn
+from torch.optim import AdamW
 
 from diffusion.config import build, resuming, trained
 from diffusion.records import checkpoint
@@ -85,3 +87,19 @@ def test_a_run_of_other_settings_is_not_gone_on_with(finished):
     for key, value, group in (("model.width", 16, "model"), ("seed", 1, "seed"), ("optimizer.lr", 1e-5, "optimizer")):
         with pytest.raises(UserError, match=f"holds a run already, with another {group} than this command asks for"):
             resuming.same_run(finished, saved, tiny_config(**kind, **{key: value}))
+
+
+def test_a_run_from_before_a_setting_was_there_is_known_by_its_default(tmp_path):
+    kind = {"guidance": "none", "data": "image_folder", "data.root": str(tmp_path), "optimizer": "adamw"}
+    saved, now = tiny_config(**kind), tiny_config(**kind)
+    for name in ("background", "skip_damaged"):
+        del saved["data"][name]
+    del saved["optimizer"]["weight_decay"]
+    now["optimizer"]["weight_decay"] = AdamW(nn.Linear(1, 1).parameters()).defaults["weight_decay"]
+    resuming.same_run(tmp_path, saved, now)
+    with pytest.raises(UserError, match="with another data than"):
+        resuming.same_run(tmp_path, saved, {**now, "data": {**now["data"], "background": "black"}})
+    words = ["data=image_folder", f"data.root={tmp_path}"]
+    assert resumed(saved, *words, "data.background=white")["data"] == saved["data"]
+    with pytest.raises(UserError, match=r"'data=image_folder' would change what this run is trained with"):
+        resumed(saved, *words, "data.background=black")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 
 import pytest
 from PIL import Image
@@ -177,6 +178,14 @@ def test_one_file_in_the_place_of_a_folder(tmp_path, name, message):
     with pytest.raises(UserError, match=message) as told:
         find_images(tmp_path / name, "data.root")
     assert str(told.value).startswith("data.root=")
+
+
+def test_the_folder_of_a_single_image_can_be_pasted_into_a_shell(tmp_path):
+    put(tmp_path / "Bob's cats" / "1.png")
+    with pytest.raises(UserError, match="is a single image") as told:
+        find_images(tmp_path / "Bob's cats" / "1.png", "data.root")
+    words = shlex.split(str(told.value).partition("it lies in, ")[2].removesuffix("."))
+    assert words == [f"data.root={tmp_path}/Bob's cats"]
 
 
 def test_a_folder_without_images_says_what_is_in_it(tmp_path):

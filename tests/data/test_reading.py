@@ -191,6 +191,33 @@ def test_a_changed_folder_is_read_anew_and_replaces_its_cache(change, many, tmp_
     assert shades(data)[:2] == {"change_content": [7, 20], "change_name": [0, 20]}.get(change.__name__, [20, 40])
 
 
+def test_a_folder_that_moved_finds_its_cache(many, tmp_path, monkeypatch, log):
+    folder, read = write(tmp_path / "images"), count_reads(monkeypatch)
+    first = image_folder(str(folder), 8, 1)
+    folder.rename(tmp_path / "moved")
+    second = image_folder(str(tmp_path / "moved"), 8, 1)
+    assert len(read) == 6 and len(caches(tmp_path)) == 1 and first.fingerprint() == second.fingerprint()
+    change_number(tmp_path / "moved")
+    assert len(image_folder(str(tmp_path / "moved"), 8, 1).train) == 4
+    assert len(read) == 11 and len(caches(tmp_path)) == 1  # nothing stays behind
+
+
+def test_another_folder_with_the_same_names_sizes_and_times_is_another_one(many, tmp_path):
+    """As two archives of bitmaps, whose files all have the time at which they were packed."""
+    folders = tmp_path / "dark", tmp_path / "light"
+    for k, folder in enumerate(folders):
+        folder.mkdir()
+        for i in range(6):
+            Image.new("L", (8, 8), 100 * k + i).save(folder / f"{i}.ppm")
+            os.utime(folder / f"{i}.ppm", ns=(0, 0))
+    for _ in range(2):
+        assert [shades(image_folder(str(folder), 8, 1)) for folder in folders] == [
+            [0, 1, 2, 3, 4, 5],
+            [100, 101, 102, 103, 104, 105],
+        ]
+    assert len(caches(tmp_path)) == 2
+
+
 def test_other_ways_to_decode_have_caches_of_their_own(many, tmp_path, monkeypatch):
     folder, read = write(tmp_path / "images"), count_reads(monkeypatch)
     ways = [{"image_size": 8}, {"image_size": 4}, {"channels": 3}, {"background": "black"}, {"skip_damaged": True}]

@@ -1,6 +1,7 @@
 """Folders as splits and classes: what is trained on, what is held out, and in which order the classes are numbered."""
 
 import logging
+import shlex
 
 import pytest
 import torch
@@ -39,8 +40,43 @@ def test_splits_by_their_usual_names(tmp_path, said, training, held_out):
     assert train == [f"{training}/cat/1.png", f"{training}/dog/2.png"] and test == [f"{held_out}/cat/3.png"]
     assert names == ["cat", "dog"]
     assert said.messages == [
-        f"data.root={tmp_path}: 2 training images from {training}/, 1 test image from {held_out}/."
+        f"data.root={tmp_path}: 2 training images from {training}/, 1 test image from {held_out}/.",
+        f"data.root={tmp_path}: 2 classes: cat, dog.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out"),
+    [
+        ("training_set", "test_set"),
+        ("train-set", "Test-Set"),
+        ("trainset", "testset"),
+        ("train_images", "val_images"),
+        ("Training", "test data"),
+        ("train", "validation_set"),
+        ("train", "test_set"),
+    ],
+)
+def test_splits_by_longer_names(tmp_path, training, held_out):
+    put(tmp_path, f"{training}/cat/1.png", f"{training}/dog/2.png", f"{held_out}/cat/3.png")
+    train, test, names = split(tmp_path)
+    assert train == [f"{training}/cat/1.png", f"{training}/dog/2.png"] and test == [f"{held_out}/cat/3.png"]
+    assert names == ["cat", "dog"]
+
+
+def test_the_shortest_name_of_a_split_is_meant_and_a_kind_of_image_is_a_class(tmp_path, said):
+    put(tmp_path / "a", "train_set/cat", "train/cat", "train/dog", "test_images/cat", "test/cat", n=1)
+    train, test, _ = split(tmp_path / "a")
+    assert train == ["train/cat/0.png", "train/dog/0.png"] and test == ["test/cat/0.png"]
+    assert "not used: test_images/ (1), train_set/ (1)." in said.text
+    put(tmp_path / "b", "dataset", "images", "contest", "strain", n=2)
+    assert split(tmp_path / "b")[2] == ["contest", "dataset", "images", "strain"]
+
+
+def test_the_number_and_the_names_of_the_classes_are_said(tmp_path, said):
+    put(tmp_path, *(f"kind{k}" for k in range(12)), n=2)
+    split(tmp_path)
+    assert said.messages[-1] == f"data.root={tmp_path}: 12 classes: {', '.join(f'kind{k}' for k in range(10))}, …."
 
 
 def test_a_third_split_and_what_lies_beside_them_is_named(tmp_path, said):
@@ -61,7 +97,7 @@ def test_splits_without_a_partner(tmp_path, said):
     for name, base in (("a", "train"), ("b", "Test")):
         train, test, names = split(tmp_path / name)
         assert (len(train), len(test)) == (9, 1) and names == ["x", "y"]
-        assert f"10 images from {base}/, 1 of them held out for testing." in said.messages[-1]
+        assert f"10 images from {base}/, 1 of them held out for testing." in said.messages[-2]
     train, test, names = split(tmp_path / "c")
     assert (train[0], test[0], names) == ("val/x/0.png", "test/x/0.png", ["x"])
     assert "3 training images from val/, 3 test images from test/." in said.messages[-1]
@@ -109,8 +145,30 @@ def test_a_folder_around_the_classes_is_seen_through(tmp_path, said):
     assert split(tmp_path)[2] == ["flowers"]
     hint = "all images are in flowers/: if its subfolders are the classes, or the splits, give "
     assert f"{hint}data.root={tmp_path}/flowers." in said.text
+    said.clear()
     assert split(tmp_path / "flowers")[2] == ["rose", "tulip"]
-    assert len(said.messages) == 1
+    assert said.messages == [f"data.root={tmp_path}/flowers: 2 classes: rose, tulip."]
+
+
+def test_a_hint_can_be_pasted_into_a_shell(tmp_path, said):
+    put(tmp_path, "Bob's pictures/train/rose", "Bob's pictures/test/rose", n=2)
+    split(tmp_path)
+    words = shlex.split(said.messages[-1].rpartition(" give ")[2].removesuffix("."))
+    assert words == [f"data.root={tmp_path}/Bob's pictures"]
+    assert split(tmp_path / "Bob's pictures")[1] == ["test/rose/0.png", "test/rose/1.png"]
+
+
+def test_classes_of_the_test_images_may_be_written_in_other_capitals(tmp_path, said):
+    put(tmp_path, "train/Cat", "train/dog", "test/cat", "test/DOG", "test/yak", n=2)
+    _, test, names = split(tmp_path)
+    found = find_splits(str(tmp_path), None, 0.1)
+    assert names == ["Cat", "dog"] and [name for _, name in found.test] == ["dog", "dog", "Cat", "Cat"]
+    assert "are taken for those of the same letters: DOG for dog, cat for Cat." in said.text
+    assert "no training images of yak" in said.text and len(test) == 4
+    put(tmp_path / "b", "train/Cat", "train/cat", "train/dog", "test/CAT", "test/dog", n=1)  # which of the two?
+    assert split(tmp_path / "b")[1:] == (["test/dog/0.png"], ["Cat", "cat", "dog"])
+    put(tmp_path / "c", "train/cat", "train/dog", "test/CAT", "test/Cat", "test/dog", n=1)
+    assert split(tmp_path / "c")[1] == ["test/dog/0.png"]
 
 
 def test_empty_classes_and_splits_are_named(tmp_path, said):

@@ -11,9 +11,9 @@ from diffusion.data.images import ImageData, Images
 from diffusion.evaluation import scale as module
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
-from diffusion.evaluation.reference import Reference
+from diffusion.evaluation.reference import Reference, reference_of
 from diffusion.evaluation.report import summary, write_report
-from diffusion.evaluation.scale import black, blurred, in_short, narrowness, noise, scale
+from diffusion.evaluation.scale import black, blindness, blurred, in_short, narrowness, noise, scale
 from diffusion.evaluation.scoring import Scorer
 
 CPU = torch.device("cpu")
@@ -115,6 +115,36 @@ def test_a_narrow_scale_is_a_sentence_of_the_report(tmp_path):
     assert scores["scale"]["noise"]["fid"] < 5 * scores["scale"]["real"]["fid"]
     assert "By these features, uniform noise has the FID" in scores["notes"][0]
     assert scores["notes"][0].endswith("(n = 100 each), so these scores mean little.")
+
+
+@pytest.mark.parametrize(("grain", "blind"), [(60, True), (0, False)])
+def test_blurred_images_that_score_better_are_a_sentence_of_the_report(tmp_path, generator, grain, blind):
+    """Training images of one grey level each, and test images that have grain besides, which a blur takes away."""
+    level = torch.randint(60, 190, (300, 1, 1, 1), generator=generator)
+    pixels = level + torch.zeros(300, 1, 8, 8, dtype=torch.long)
+    pixels[200:] += torch.randint(-grain, grain + 1, (100, 1, 8, 8), generator=generator)
+    images = Images(pixels.to(torch.uint8))
+    data = ImageData("grain", images.subset(torch.arange(200)), images.subset(torch.arange(200, 300)), [])
+    scorer = Scorer(PCAFeatures(data, CPU, str(tmp_path), components=4))
+    real, soft = (scorer.scale[kind]["fid"] for kind in ("real", "blurred"))
+    assert (soft < real) == blind == (blindness(scorer.scale) is not None)  # alike to the bit where there is no grain
+    scores = scorer.score(data.test, "grain")
+    said = f"Blurred test images have the FID {soft:.3f}, better than that of real ones, {real:.3f} (n = 100 each)"
+    assert [note.startswith(said) for note in scores["notes"]].count(True) == blind
+    assert ("; blurred images score better than real ones." in summary([scores])) == blind
+    write_report(tmp_path / "made", [scores], {})
+    assert (said in (tmp_path / "made" / "report.md").read_text(encoding="utf-8")) == blind
+
+
+def test_what_was_read_to_choose_an_extractor_is_not_read_again_to_score(tmp_path, monkeypatch):
+    features = PCAFeatures(toy(), CPU, str(tmp_path), components=4)
+    reference = reference_of(features)
+    found = scale(reference)
+    for name in ("_measure", "remembered"):
+        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(Reference, "__init__", None)
+    scorer = Scorer(features)
+    assert scorer.reference is reference and scorer.scale is found
 
 
 # ------------------------------------------------------------------------------------------ a classifier in doubt

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 
 import pytest
 import torch
@@ -106,6 +107,15 @@ def test_what_is_damaged_too_is_not_offered(three):
     with pytest.raises(UserError) as caught:  # a file of somebody's own, beside a run
         checkpoint.load(three / "other.pt")
     assert str(caught.value).endswith("it is no whole archive.")
+
+
+def test_what_is_offered_can_be_pasted_into_a_shell(three):
+    run = three.with_name("it's a run")
+    three.rename(run)
+    cut(run / "last.pt")
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(run / "last.pt")
+    assert shlex.split(str(caught.value).partition(": give ")[2]) == [str(run / "best.pt"), "instead."]
 
 
 def test_checkpoints_that_took_each_others_place_are_read_as_what_they_are(three):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from conftest import curve, same
 from plain import make, train
 
 from diffusion.records import checkpoint
+from diffusion.system import ranks
 from diffusion.system.errors import UserError
-from diffusion.training.interruption import Stopped
+from diffusion.training.interruption import Stopped, StopSignals
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +224,13 @@ def test_the_signal_before_the_end_of_a_batch_system_saves_and_then_queues_again
         signal.signal(signal.SIGUSR2, before)
         trainer.tracker.close()
     assert queued == [(signal.SIGUSR2, 7)]
+
+
+@pytest.mark.parametrize("scoring", [True, False])
+def test_one_of_several_processes_says_at_once_what_a_stop_waits_for(scoring, monkeypatch, caplog):
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    with StopSignals() as stop, stop.at_once() if scoring else nullcontext():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+    what = "the scores and pictures that are being made" if scoring else "this step"
+    assert caplog.messages == [f"Saving and stopping after {what}; press Ctrl-C again to leave at once."]

@@ -8,7 +8,7 @@ from diffusion.data.images import ImageData
 from diffusion.evaluation.features.base import Features
 from diffusion.evaluation.features.classifier import ClassifierFeatures
 from diffusion.evaluation.features.pca import PCAFeatures
-from diffusion.evaluation.reference import Reference
+from diffusion.evaluation.reference import reference_of
 from diffusion.evaluation.scale import narrowness, scale
 from diffusion.system.errors import UserError
 
@@ -27,7 +27,7 @@ def automatic(
         found = ClassifierFeatures(data, device, cache, weights, epochs)
         if weights is not None or found.packaged is not None:
             return found
-        wrong = found.weakness or narrowness(scale(Reference(found)), f"the classifier of data={data.name}")
+        wrong = found.weakness or narrowness(scale(reference_of(found)), f"the classifier of data={data.name}")
         if wrong is None:
             return found
         features = PCAFeatures(data, device, cache)

@@ -1,6 +1,7 @@
 """The one interface of all extractors: uint8 images → features, and perhaps logits."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Features:
         recognises_classes: whether the logits are those of the data's classes.
         packaged: whether the statistics of the full training set come with the package.
         doubt: why these features, or others that were to be used, say little, for reports; None where they do.
+        reference: the statistics of real images by these features; `reference_of` makes it.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Features:
     recognises_classes = False
     packaged: str | None = None
     doubt: str | None = None
+    reference: Any = None
 
     def __init__(self, data: ImageData, device: torch.device, cache: str = "data/cache") -> None:
         if min(len(data.train), len(data.test)) < 2:
