@@ -16,7 +16,7 @@ from diffusion.data.images import read_image
 from diffusion.evaluation.classifier import load_classifier
 from diffusion.evaluation.features.base import read_state
 from diffusion.evaluation.samples import load_samples
-from diffusion.system import untrusted
+from diffusion.system import array_files
 
 pytestmark = careful
 
@@ -56,7 +56,7 @@ def test_hostile_samples_are_refused(name, mini, tmp_path):
 
 def test_a_bomb_of_zeros_is_not_unpacked(mini, tmp_path, monkeypatch):
     """A gigabyte of black images, as one megabyte, where at most half of it may be read."""
-    monkeypatch.setattr(untrusted, "MEMORY_LIMIT", 2**29)
+    monkeypatch.setattr(array_files, "MEMORY_LIMIT", 2**29)
     path = tmp_path / "samples.npz"
     header = npy(header="{'descr': '|u1', 'fortran_order': False, 'shape': (1048576, 32, 32, 1)}")
     with (
