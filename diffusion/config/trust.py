@@ -143,6 +143,7 @@ def load(module: str) -> ModuleType:
         UserError: it cannot be imported; with the file and the line where there are such.
     """
     here = os.getcwd()
+    forget_another(module.partition(".")[0])
     sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
@@ -154,6 +155,16 @@ def load(module: str) -> ModuleType:
         sys.path.remove(here)
         if here not in sys.path:  # for what it imports later, and for processes that this one starts
             sys.path.append(here)
+
+
+def forget_another(name: str) -> None:
+    """Let a module be imported anew where one of the same name, from another place, was before: what runs is what was
+    looked for and hashed."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or Path(file).resolve() in [path.resolve() for path in sources(name).values()]:
+        return
+    for known in [known for known in sys.modules if f"{known}.".startswith(f"{name}.")]:
+        del sys.modules[known]
 
 
 def told(error: BaseException, module: str) -> str:

@@ -115,7 +115,7 @@ class ImageColumn:
             raise ValueError("it is empty")
         path = Path(entry["path"])
         if not any(path.resolve().is_relative_to(place) for place in self.places):
-            raise ValueError(f"the table only names a file, {entry['path'][:200]}, outside the data")
+            raise ValueError(f"the table names a file outside the data, {entry['path'][:200]}")
         return path
 
 

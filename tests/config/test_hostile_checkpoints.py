@@ -317,7 +317,7 @@ def test_a_checkpoint_of_ones_own_parts_gives_no_trust_to_a_run_that_goes_on(goo
     saved = {**good["config"], "trust": ["my_parts"]}
     cfg = OmegaConf.create(compose("train"))
     assert "trust" not in resuming.resumed_config(saved, cfg, [])
-    assert resuming.starting_config(saved, cfg, []).get("trust") is None
+    assert starting.starting_config({**good, "config": saved}, cfg, []).get("trust") is None
 
 
 @pytest.mark.parametrize(

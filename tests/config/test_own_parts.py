@@ -624,3 +624,14 @@ def test_one_file_of_weights_keeps_the_record(saved, here, tmp_path):
         diffusion.load(tmp_path / "model.safetensors", device="cpu")
     again = diffusion.load(tmp_path / "model.safetensors", device="cpu", trust="own_parts_of_test")
     assert torch.equal(images, again.sample(2, steps=2))
+
+
+def test_a_module_of_the_same_name_from_another_folder_is_not_taken_for_it(tmp_path, monkeypatch):
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "same_name_of_test.py").write_text(f"NUMBER = {number}\n", encoding="utf-8")
+        monkeypatch.chdir(tmp_path / str(number))
+        monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path / "1")])
+        first, again = (trust.load("same_name_of_test") for _ in range(2))
+        assert first.NUMBER == number and again is first
+    sys.modules.pop("same_name_of_test")
