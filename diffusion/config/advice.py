@@ -112,6 +112,8 @@ def no_setting(name: str) -> str:
     if owner is not None and key not in VARIED:
         if Path(sys.argv[0]).name == "sample.py":
             return f"{name}: sample.py takes the images of a task from the model's data, or from task.images=…."
+        if any(f"data={other}" in sys.argv for other in OF_YOURS):
+            return f"Unknown setting '{name}' for these data, though data={owner} has it: leave it out."
         return f"Unknown setting '{name}' for these data: add data={owner}, for images of your own."
     others = [] if name in keys else [option for option in options(section) if key in settings_of(section, option)]
     if others and own and section in HOMES:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from diffusion.config.settings import Config, allowed_target, without_target
+from diffusion.config.settings import Config, allowed_target, arguments_of, without_target
 from diffusion.data.images import ImageData
 from diffusion.data.shapes import AUTO, MOST_PADDING, in_words, padded, pair, short
 from diffusion.system.errors import UserError
@@ -41,7 +41,8 @@ def choose(config: Config, data: ImageData) -> None:
     """Let data.padding=auto, in the config of a run and in its images, be pixels."""
     if data.padding == AUTO:
         data.padding = found = least(data.image_size, config["model"])
-        config["data"] = {**config["data"], "padding": found}
+        if "padding" in arguments_of(allowed_target(str(config["data"].get("_target_")), "data")):
+            config["data"] = {**config["data"], "padding": found}
         log.info(
             "data.padding=auto is %s: the network sees %s pixels.", found, in_words(padded(data.image_size, found))
         )

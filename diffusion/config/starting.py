@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from diffusion.config.build import Recipe, build, measured
-from diffusion.config.guiding import AUTOMATIC, LABELLED
+from diffusion.config.guiding import AUTOMATIC, LABELLED, UNLABELLED
 from diffusion.config.resuming import GUIDING, TAKEN_OVER, check_known, check_places, difference, filled, places, plain
 from diffusion.config.settings import Config
 from diffusion.data.folders import number_of, some
@@ -53,7 +53,7 @@ def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     if "" not in given.get("data", set()):
         check_places(taken["data"], [name for name in places(taken["data"]) if name not in given.get("data", set())])
     taken["guidance"] = guided(saved["guidance"], config["guidance"], given)
-    kept = [name for name in TAKEN_OVER if taken[name] == saved[name] or name not in given]
+    kept = [name for name in TAKEN_OVER if name not in given and (name != "guidance" or same_kind(taken, saved))]
     log.info("%s brings its own %s.", config["checkpoint"], ", ".join(kept))
     lost = [group for group in LOST if filled(taken[group], group) != filled(saved[group], group)]
     if lost:
@@ -65,6 +65,12 @@ def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) ->
             text = "Of that experiment, not taken over: %s; what belongs to a model comes with %s."
             log.info(text, ", ".join(other), config["checkpoint"])
     return {**config, **taken}
+
+
+def same_kind(taken: Config, saved: Config) -> bool:
+    """Whether a run guides as the one that it starts from, with labels or without."""
+    kinds = [node["guidance"]["_target_"].replace(AUTOMATIC, LABELLED) for node in (taken, saved)]
+    return kinds[0] == kinds[1]
 
 
 def settings_given(overrides: Sequence[str]) -> dict[str, set[str]]:
@@ -90,8 +96,10 @@ def guided(saved: Config, composed: Config, given: dict[str, set[str]]) -> Confi
     asked, labelled = given.get("guidance", set()), (AUTOMATIC, LABELLED)
     if "" in asked:
         return composed
-    if saved["_target_"] not in labelled:
+    if saved["_target_"] == UNLABELLED["_target_"]:
         return composed if "" in given.get("data", set()) else saved
+    if saved["_target_"] not in labelled:
+        return saved
     names = {*GUIDING, *asked} if composed["_target_"] in labelled else set[str]()
     return {**saved, "_target_": AUTOMATIC, **{name: composed[name] for name in names if name in composed}}
 

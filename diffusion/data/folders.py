@@ -156,6 +156,8 @@ def refuse_file(path: Path, key: str = "", arrays: bool = False) -> None:
         raise UserError(f"{what} is an archive: unpack it, and give the folder that comes out of it.")
     if suffix in IMAGE_SUFFIXES:
         parent = shlex.quote(f"{key}={path.parent}" if key else str(path.parent))
+        if arrays and key.startswith("data."):
+            parent = f"by data=image_folder {shlex.quote(f'data.root={path.parent}')}"
         raise UserError(f"{what} is a single image: give the folder that it lies in, {parent}.")
     if arrays:
         return

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.shapes import LEAST
 from diffusion.system.errors import UserError
 
 CHANNELS = (1, 3)  # grey, colour
-SMALLEST = 4  # pixels of a side
 AT_ONCE = 2**24  # values that are converted at a time, so that a large array is not in memory twice
 LAYOUTS = ("hwc", "chw")
 
@@ -65,16 +65,16 @@ def channels_first(array: np.ndarray, what: str, layout: str | None) -> np.ndarr
             array = array.transpose(0, 3, 1, 2)
     else:
         side = round(np.sqrt(array.shape[-1]))
-        flat = array.ndim == 2 and side >= SMALLEST and side**2 == array.shape[-1]
+        flat = array.ndim == 2 and side >= LEAST and side**2 == array.shape[-1]
         advice = f", perhaps by x.reshape(-1, {side}, {side})" if flat else ""
         raise UserError(f"{what} is {shape}; images are N × H × W, N × H × W × C or N × C × H × W: reshape it{advice}.")
     if array.shape[1] not in CHANNELS:
         more = ": leave its transparency out" if 4 in (array.shape[1], array.shape[3]) else ""
         raise UserError(f"{what} is {shape}; its images must have 1 channel (grey) or 3 (colour){more}.")
-    if min(array.shape[2:]) < SMALLEST:
+    if min(array.shape[2:]) < LEAST:
         raise UserError(
             f"{what} is {shape}, so its images would have {array.shape[2]}×{array.shape[3]} pixels; at least "
-            f"{SMALLEST} a side are needed (a single image is 1 × H × W × C)."
+            f"{LEAST} a side are needed (a single image is 1 × H × W × C)."
         )
     return array
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from diffusion.data.folders import OF_SYSTEMS
-from diffusion.data.splits import TEST, TRAINING, VALIDATION
+from diffusion.data.splits import TEST, TRAINING, VALIDATION, of_split
 
 MOST, MOST_IN_TABLES, MOST_IN_FOLDERS = 28, 100, 200  # signs, signs and bytes of a name
 JOINERS = "\u200c\u200d"  # inside words of some scripts, and inside emoji
@@ -167,7 +167,7 @@ def folder_names(names: Sequence[str], system: str = sys.platform) -> list[str]:
         if not text or len(os.fsencode(text)) > MOST_IN_FOLDERS:
             text = f"{shorten(text, 40)}#{number}"
         made.append(text)
-    roles = [next((role for role in SPLITS if text.lower() in role), None) for text in made]
+    roles = [next((role for role in SPLITS if of_split(text) in role), None) for text in made]
     if len(set(roles) - {None}) > 1 or None not in roles:  # they would be splits
         made = [f"{text}#{k}" if roles[k] else text for k, text in enumerate(made)]
     while True:

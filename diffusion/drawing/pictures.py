@@ -210,6 +210,16 @@ def save_samples(path: Path, images: Tensor, labels: Tensor | None) -> None:
 def save_pngs(folder: Path, images: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> None:
     """One PNG per image, in a subfolder per class where there are labels, which has its name where one can have it."""
     folders = folder_names(class_names)
-    for i, image in enumerate(images):
-        target = folder if labels is None else folder / folders[int(labels[i])]
-        save_picture(target / f"{i:06d}.png", to_pil(image))
+    targets = [
+        (folder if labels is None else folder / folders[int(labels[i])]) / f"{i:06d}.png" for i in range(len(images))
+    ]
+    earlier = len(set(folder.glob("**/*.png")) - set(targets))
+    if earlier:
+        log.warning(
+            "%s holds %d other images, from before: whoever reads it takes all of them; remove those, or draw into "
+            "another folder by hydra.run.dir=….",
+            folder,
+            earlier,
+        )
+    for target, image in zip(targets, images, strict=True):
+        save_picture(target, to_pil(image))

@@ -54,6 +54,8 @@ def with_classes(
     found = dict(weights)
     table = found.pop(LABELS, None)
     if table is None:
+        if had and list(had) != list(now):
+            raise ValueError("its network keeps its labels elsewhere than in networks.layers.Conditioning")
         return found if LABELS not in shapes else {**found, LABELS: torch.zeros(shapes[LABELS])}
     if len(table) != len(had) + 1:
         raise ValueError(f"its table of labels has {len(table)} rows for {len(had)} classes")

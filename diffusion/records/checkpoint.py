@@ -158,9 +158,9 @@ def check_image(image: dict[str, Any]) -> None:
             raise ValueError(f"its images have the {name} {str(value)[:60]}, which is not from {least} to {most}")
     if not isinstance(names, list) or len(names) > 100_000 or not all(isinstance(name, str) for name in names):
         raise ValueError("its class names are no list of at most 100,000 texts")
-    for name in names:  # which were names of folders
-        if not 0 < len(name) <= 255 or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"it has a class of the name {name[:50]!r}, which no folder can have")
+    for name in names:  # of which folders are made (`names.folder_names`): no path that leads elsewhere
+        if len(name) > 255 or "\0" in name or {"", ".", ".."}.intersection(name.split("/")):
+            raise ValueError(f"it has a class of the name {name[:50]!r}, which is empty, a path, or too long")
     if not isinstance(image.get("images", 0), int):
         raise ValueError(f"it was trained with {str(image['images'])[:50]!r} images, which is no number")
     if not isinstance(deviation, float) or not 0 <= deviation <= 1:

@@ -633,5 +633,5 @@ def test_a_module_of_the_same_name_from_another_folder_is_not_taken_for_it(tmp_p
         monkeypatch.chdir(tmp_path / str(number))
         monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path / "1")])
         first, again = (trust.load("same_name_of_test") for _ in range(2))
-        assert first.NUMBER == number and again is first
+        assert number == first.NUMBER and again is first
     sys.modules.pop("same_name_of_test")

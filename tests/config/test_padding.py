@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion.config import guiding, padding, resuming, training_run
+from diffusion.data.images import ImageData, Images
 from diffusion.records import checkpoint
 from diffusion.records.checkpoint import check_image
 from diffusion.system.errors import UserError
@@ -115,3 +116,12 @@ def test_images_of_two_sides_and_paddings_of_four_may_be_in_a_checkpoint():
 def test_no_other_shape_is_taken_from_a_checkpoint(wrong):
     with pytest.raises(ValueError, match=f"its images have the {next(iter(wrong))} .* which is not from"):
         check_image({**GOOD, **wrong})
+
+
+def test_data_that_pad_themselves_get_no_setting_that_they_do_not_know():
+    images = Images(torch.zeros(2, 1, 9, 10, dtype=torch.uint8))
+    data = ImageData("own", images, images, [], padding="auto")
+    node = {"_target_": "diffusion.data.datasets.fashion_mnist_here"}  # a function without the argument padding
+    wanted = {"data": dict(node), "model": {"_target_": "diffusion.networks.dit.DiT", "patch": 4}}
+    padding.choose(wanted, data)
+    assert data.padding == [1, 2, 1, 1] and wanted["data"] == node

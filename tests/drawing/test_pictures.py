@@ -59,3 +59,13 @@ def test_a_film_has_about_25_frames_of_the_first_batch(tmp_path):
     film.save(tmp_path / "a.gif", shades(8) * 30)
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 26 and gif.size == (2 * (2 * 5 + 1), 2 * (2 * 5 + 1))  # of three images
+
+
+def test_images_of_an_earlier_drawing_are_told_and_left(tmp_path, caplog):
+    save_pngs(tmp_path, shades(3), None, [])
+    caplog.clear()
+    save_pngs(tmp_path, shades(3), None, [])
+    assert not caplog.records
+    save_pngs(tmp_path, shades(2), torch.tensor([0, 1]), ["x", "y"])
+    assert "holds 3 other images, from before" in caplog.text
+    assert len(list(tmp_path.glob("**/*.png"))) == 5

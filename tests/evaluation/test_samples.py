@@ -59,6 +59,7 @@ def test_a_folder_of_images_scores_as_the_same_images_in_a_file(scorer, mini, tm
         (["T-shirt", "bag", "猫", "10"], ["T-shirt", "bag", "猫", "10"]),
         (["a/b", "..", ".x", "a%2Fb"], ["a%2Fb#0", "%2E.", "%2Ex", "a%2Fb#3"]),
         (["train", "test", "lost+found", "c"], ["train#0", "test#1", "%6Cost+found", "c"]),
+        (["train set", "test_set", "c", "d"], ["train set#0", "test_set#1", "c", "d"]),
     ],
 )
 def test_drawn_images_are_a_data_set_and_samples_with_the_same_labels(tmp_path, generator, channels, names, found):

@@ -5,7 +5,7 @@ import torch
 from plain import network, perturbed
 
 from diffusion.networks.dit import DiT
-from diffusion.networks.transfer import LABELS, carried
+from diffusion.networks.transfer import LABELS, carried, with_classes
 from diffusion.networks.unet_simple import UNetSimple
 
 HAD, NOW = ["bag", "coat", "shoe"], ["hat", "shoe", "bag", "sock"]
@@ -115,6 +115,13 @@ def test_a_larger_image_is_seen_by_the_convolutions_as_the_small_one_within_it(g
     inner = slice(1, 7)  # away from the border of the 8×8 pixels that the small one sees
     small, whole = old.first(large[:, :, 6:14, 6:14]), new.first(large)[:, :, 6:14, 6:14]
     assert torch.allclose(small[:, :, inner, inner], whole[:, :, inner, inner], atol=1e-6)
+
+
+def test_labels_that_are_kept_elsewhere_are_not_carried_by_number():
+    weights = {"table.weight": torch.ones(4, 3)}
+    assert with_classes(weights, "abc", "abc", {}).keys() == weights.keys()
+    with pytest.raises(ValueError, match="keeps its labels elsewhere"):
+        with_classes(weights, "abc", "cxy", {})
 
 
 def test_networks_that_differ_otherwise_are_refused():

@@ -5,7 +5,6 @@ meets images of other shapes, in grey and in colour.
 import itertools
 import random
 import re
-import sys
 
 import pytest
 import torch
@@ -123,8 +122,7 @@ def test_the_set_covers_every_pair():
 @pytest.fixture
 def trusted(monkeypatch):
     """The network of examples/own_parts is found, and trusted."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(ROOT / "examples" / "own_parts")
+    monkeypatch.syspath_prepend(ROOT / "examples" / "own_parts")
     with trust.given("my_parts"):
         yield
 
