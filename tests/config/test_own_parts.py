@@ -1,6 +1,8 @@
 """Parts of the user's own: a class that does what one of ours does makes the same run, bit for bit; and what is refused
 is refused by one sentence."""
 
+import importlib.util
+import py_compile
 import sys
 from collections.abc import Sequence
 from typing import Literal
@@ -554,15 +556,45 @@ def test_the_hash_is_of_all_source_and_of_nothing_else(tmp_path, monkeypatch):
     (package / "inner").mkdir(parents=True)
     for name, text in (("__init__.py", ""), ("inner/__init__.py", "raise OSError\n"), ("inner/a.py", "x = 1\n")):
         (package / name).write_text(text, encoding="utf-8")
-    whole, part = trust.source_hash("package_of_test"), trust.source_hash("package_of_test.inner.a")
+    whole = trust.source_hash("package_of_test")
+    assert trust.source_hash("package_of_test.inner.a") == whole  # since the package runs with it
     assert list(trust.sources("package_of_test.inner.a")) == ["a.py"]
     (package / "notes.txt").write_text("nothing", encoding="utf-8")
     (package / "inner" / "a.py").write_bytes(b"x = 1\r\n")  # as another system writes it
-    assert (whole, part) == (trust.source_hash("package_of_test"), trust.source_hash("package_of_test.inner.a"))
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"never read")
+    assert trust.source_hash("package_of_test") == whole
     (package / "inner" / "__init__.py").write_text("", encoding="utf-8")
-    assert trust.source_hash("package_of_test") != whole
-    assert trust.source_hash("package_of_test.inner.a") == part
+    changed = trust.source_hash("package_of_test.inner.a")
+    assert changed != whole
+    (package / "inner" / "a.pyc").write_bytes(b"read where there is no a.py")
+    assert trust.source_hash("package_of_test") not in (whole, changed)
     assert "package_of_test" not in sys.modules  # nothing of it was run
+
+
+def test_what_runs_is_the_source_whatever_was_compiled_beside_it(tmp_path, monkeypatch):
+    """Also of what a package imports later. Python itself would run a file that says it needs no comparison."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "compiled_of_test"
+    package.mkdir()
+    (tmp_path / "evil.py").write_text("WHO = 'another'\n", encoding="utf-8")
+    for name in ("__init__.py", "later.py"):
+        (package / name).write_text("WHO = 'source'\n", encoding="utf-8")
+        target = importlib.util.cache_from_source(str(package / name))
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(tmp_path / "evil.py"), cfile=target, invalidation_mode=mode)
+    assert trust.load("compiled_of_test").WHO == "source"
+    assert importlib.import_module("compiled_of_test.later").WHO == "source"
+
+
+def test_a_module_that_is_gone_is_told_with_the_place_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone_of_test.py").write_text("", encoding="utf-8")
+    with trust.given("gone_of_test"):
+        (tmp_path / "gone_of_test.py").unlink()
+        with pytest.raises(UserError, match=f"no such module, gone_of_test.py, in the working directory {tmp_path}"):
+            build.build({"_target_": "gone_of_test.Net"}, "model")
 
 
 def test_the_working_directory_comes_first_and_only_for_what_is_trusted(tmp_path, monkeypatch):
@@ -633,5 +665,5 @@ def test_a_module_of_the_same_name_from_another_folder_is_not_taken_for_it(tmp_p
         monkeypatch.chdir(tmp_path / str(number))
         monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path / "1")])
         first, again = (trust.load("same_name_of_test") for _ in range(2))
-        assert first.NUMBER == number and again is first
+        assert number == first.NUMBER and again is first
     sys.modules.pop("same_name_of_test")
