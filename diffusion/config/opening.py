@@ -51,7 +51,7 @@ def opened(path: Path, groups: Collection[str] | None = DRAWING) -> dict[str, An
     for module, was in had.items():
         used = [key for key, name in names.items() if name.startswith(f"{module}.")]
         if used and was != source_hash(module):
-            text = "%s has changed since %s was written: what it says of %s may mean something else now."
+            text = "%s has changed since %s was written: its %s may not be the same now."
             log.warning(text, module, path, " and ".join(used))
     return state
 
