@@ -152,7 +152,7 @@ def from_samples(cfg: DictConfig, device: Any, overrides: list[str]) -> Iterator
 
 def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[tuple]:
     """(name, images, source, scorer) of each seed; puts what programs want to know of the model into `extra`."""
-    from diffusion.config import build, trained
+    from diffusion.config import build, opening, trained
     from diffusion.data.images import Images
     from diffusion.drawing import pictures
     from diffusion.evaluation import likelihood
@@ -163,7 +163,8 @@ def from_model(cfg: DictConfig, device: Any, extra: dict[str, Any]) -> Iterator[
         raise UserError(
             f"n={cfg.n} must be at least 2 (a useful FID needs more than 192) and repeats={cfg.repeats} at least 1."
         )
-    model, state = trained.open_model(cfg, device)
+    own_data = cfg.data is None or "_target_" not in cfg.data
+    model, state = trained.open_model(cfg, device, (*opening.DRAWING, "data") if own_data else opening.DRAWING)
     batch_size = device.images_at_once(cfg.batch_size, model.shape[1:])
     data = build.data_of(state, cfg.data)
     likelihood.check_settings(cfg.likelihood, cfg.likelihood_steps, cfg.likelihood_evaluations, data)

@@ -90,10 +90,11 @@ def train(cfg: DictConfig) -> float | None:
         padding.settle(cfg, state)
         if again:
             resuming.same_run(folder, state["config"], resuming.plain(cfg))
+            opening.same_source(folder, state, own)
             log.info("%s holds this run, at step %d: going on with it.", folder, state["step"])
         config = resuming.resumed_config(state["config"], cfg, overrides)
     elif cfg.checkpoint:
-        start = opening.opened(checkpoint.find(cfg.checkpoint), groups=resuming.TAKEN_OVER)
+        start = opening.opened(checkpoint.find(cfg.checkpoint), groups=starting.needed(overrides))
         config = starting.starting_config(start, cfg, overrides)
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.config.arguments import in_quotes
+from diffusion.config.opening import recorded
 from diffusion.config.resuming import difference
 from diffusion.config.settings import HOMES, Config, allowed_target, arguments_of
 from diffusion.system.errors import UserError
-from diffusion.training.interruption import resume_command
+from diffusion.training.interruption import resume_command, trusting
 
 
 def check_same_images(name: str, image: Config, resume: Config, config: Config, folder: Path) -> None:
@@ -27,13 +28,14 @@ def check_same_images(name: str, image: Config, resume: Config, config: Config, 
     if changed is None:
         return
     program = resume_command(folder).partition(" resume=")[0]
-    node, had = config["data"], resume["config"]["data"]
+    node, had, trust = config["data"], resume["config"]["data"], trusting(recorded(config))
     moved = [written(f"data.{key}", value) for key, value in node.items() if had.get(key) != value]
     further = shlex.join([written("checkpoint", os.path.relpath(folder)), *moved])
     raise UserError(
         f"resume: the images of data={name} are no longer what this run was started with: {changed}. A run goes on "
         "with its own images alone: put them back, or start a new run, from its weights by:  "
-        f"{program} {further}  – or from nothing by:  {program} {shlex.join(words(node))}"
+        f"{program} {further}{trust}  – or from nothing by:  {program} {shlex.join(words(node))}{trust}  "
+        "(add your own settings of the model and the training)."
     )
 
 
@@ -52,4 +54,4 @@ def written(name: str, value: Any) -> str:
     """A setting as the command line gives it, before the shell's own quotes."""
     if name in ("data.root", "checkpoint"):  # paths are taken as they stand
         return f"{name}={value}"
-    return f"{name}={in_quotes(value) if isinstance(value, str) else json.dumps(value)}"
+    return f"{name}={in_quotes(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"

@@ -3,6 +3,7 @@ where those are trusted.
 """
 
 import logging
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,22 @@ def opened(path: Path, groups: Collection[str] | None = DRAWING) -> dict[str, An
             f"trust={asked}."
         )
     for module, was in had.items():
-        if any(name.startswith(f"{module}.") for name in names.values()) and was != source_hash(module):
-            log.warning("%s has changed since %s was written: its model may be another one now.", module, path)
+        used = [key for key, name in names.items() if name.startswith(f"{module}.")]
+        if used and was != source_hash(module):
+            text = "%s has changed since %s was written: its %s may not be the same now."
+            log.warning(text, module, path, " and ".join(used))
     return state
+
+
+def same_source(folder: Path, state: dict[str, Any], own: dict[str, str]) -> None:
+    """Raise `UserError` where the checkpoint of the run in `folder` was made with another source of a module than that
+    of `own`, from `recorded`."""
+    for module, was in state.get("own_parts", {}).items():
+        if own.get(module, was) != was:
+            raise UserError(
+                f"{folder} holds a run already, with another source of {module} than it has now: choose another "
+                f"folder, or go on with that run by {shlex.quote(f'resume={folder}')}."
+            )
 
 
 def home(name: str, had: Collection[str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from diffusion.config import trust
 from diffusion.config.settings import Config, allowed_target, arguments_of, without_target
 from diffusion.data.images import ImageData
 from diffusion.data.shapes import AUTO, MOST_PADDING, in_words, padded, pair, short
@@ -17,17 +18,24 @@ def least(size: int | Sequence[int], model: Config) -> int | list[int]:
     """The padding of images of a size for the network of a config's node `model`, half of it on each side.
 
     Raises:
-        UserError: it would be more than images can have.
+        UserError: it would be more than images can have, or a network of the user's own cannot tell.
     """
-    fitting_side = getattr(allowed_target(str(model.get("_target_")), "model"), "fitting_side", None)
+    name = str(model.get("_target_"))
+    fitting_side, own = getattr(allowed_target(name, "model"), "fitting_side", None), trust.covering(name)
     if fitting_side is None:
         return 0
     sides: list[int] = []
     for side in pair(size):
         try:
             more = max(fitting_side(side, **without_target(model)) - side, 0)
-        except (TypeError, ValueError, ArithmeticError, MemoryError):  # a setting that the network refuses by itself
-            return 0
+        except Exception as error:
+            if own is not None:
+                raise UserError(
+                    f"data.padding=auto: {name}.fitting_side fails for {side} pixels: {trust.told(error, own)}."
+                ) from error
+            if not isinstance(error, TypeError | ValueError | ArithmeticError | MemoryError):
+                raise
+            return 0  # a setting that the network refuses by itself
         sides += [more // 2, more - more // 2]
     if max(sides) > MOST_PADDING:
         raise UserError(

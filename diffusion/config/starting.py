@@ -82,6 +82,15 @@ def settings_given(overrides: Sequence[str]) -> dict[str, set[str]]:
     return found
 
 
+def needed(overrides: Sequence[str]) -> list[str]:
+    """The groups of a checkpoint that are made anew: those it brings but for what the command line chooses as a whole.
+
+    Guidance is, in any case: it says whether the network took labels.
+    """
+    given = settings_given(overrides)
+    return [group for group in TAKEN_OVER if group not in CHOICES or "" not in given.get(group, set())]
+
+
 def chosen(group: str, saved: Config, composed: Config, given: set[str]) -> Config:
     """The node of a group: that of the checkpoint, with the settings that are given, or the option that is."""
     if "" in given:

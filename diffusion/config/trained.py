@@ -1,13 +1,14 @@
 """A trained model out of a checkpoint, with what the command line says about how to draw with it."""
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.build import Recipe, build
-from diffusion.config.opening import opened
+from diffusion.config.opening import DRAWING, opened
 from diffusion.config.resuming import GUIDING
 from diffusion.config.settings import Config, allowed_target, arguments_of, unknown
 from diffusion.drawing.image_model import ImageModel
@@ -52,9 +53,12 @@ def load_image_model(
     return ImageModel(recipe.denoiser(network), recipe.guidance, device, state["image"])
 
 
-def open_model(cfg: DictConfig, device: Device | None = None) -> tuple[ImageModel, Config]:
-    """The model and the checkpoint that a script's `checkpoint`, `averaged`, `device` and `guidance.scale` ask for."""
-    state = opened(checkpoint.find(cfg.checkpoint))
+def open_model(
+    cfg: DictConfig, device: Device | None = None, groups: Collection[str] = DRAWING
+) -> tuple[ImageModel, Config]:
+    """The model and the checkpoint that a script's `checkpoint`, `averaged`, `device` and `guidance.scale` ask for;
+    `groups` are the parts of its config that the script makes."""
+    state = opened(checkpoint.find(cfg.checkpoint), groups)
     if state["step"] < state["total_steps"]:
         log.warning("This run has only got to step %d of %d so far.", state["step"], state["total_steps"])
     device = build(cfg.device, "device") if device is None else device

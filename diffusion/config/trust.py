@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.machinery import PathFinder
+from importlib.machinery import PathFinder, all_suffixes
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, open_dict
 
+from diffusion.config.from_source import only_source
 from diffusion.system.errors import UserError, brief
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # names of Python's, with dots between
@@ -61,10 +62,15 @@ def check(name: str) -> None:
     if name.partition(".")[0] in NEVER:
         raise UserError(f"trust={name} is no code of yours: give the name of a module of your own.")
     if not sources(name):
-        raise UserError(
-            f"trust={name}: there is no such module, {name.replace('.', '/')}.py, in the working directory "
-            f"{os.getcwd()}, nor where Python looks for modules: start the command where it lies."
-        )
+        raise UserError(f"trust={name}: {missing(name)}.")
+
+
+def missing(name: str) -> str:
+    """That a module is not found, and where it was looked for, in words."""
+    return (
+        f"there is no such module, {name.replace('.', '/')}.py, in the working directory {os.getcwd()}, nor where "
+        "Python looks for modules: start the command where it lies"
+    )
 
 
 def modules() -> tuple[str, ...]:
@@ -108,7 +114,10 @@ def part_from_options(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def sources(module: str) -> dict[str, Path]:
-    """The .py files of a module or package, by their names in it; none where it is not found. Nothing is run."""
+    """The files of a module or package that can run, by their names in it; none where it is not found.
+
+    Nothing is run. Compiled files count where Python would import them; those in `__pycache__` are never read.
+    """
     if not possible(module):
         return {}
     importlib.invalidate_caches()
@@ -123,16 +132,24 @@ def sources(module: str) -> dict[str, Path]:
     assert spec is not None
     if places is None:
         return {Path(spec.origin).name: Path(spec.origin)} if spec.origin else {}
-    found = {str(path.relative_to(place)): path for place in places for path in Path(place).rglob("*.py")}
+    found = {str(path.relative_to(place)): path for place in places for path in Path(place).rglob("*") if runs(path)}
     return dict(sorted(found.items()))
 
 
+def runs(path: Path) -> bool:
+    """Whether a file in a package is one that can be imported, rather than what Python keeps of one."""
+    kept = path.parent.name == "__pycache__" and "." in path.stem
+    return path.name.endswith(tuple(all_suffixes())) and not kept and path.is_file()
+
+
 def source_hash(module: str) -> str:
-    """A hash of the source of a module, or of all that of a package; the same on every system."""
+    """A hash of the source of a module, or of all that of the package it lies in, whose `__init__.py` runs with it and
+    whose other modules it may import; the same on every system."""
     digest = hashlib.sha256()
-    for name, path in sources(module).items():
+    for name, path in sources(module.partition(".")[0]).items():
         digest.update(f"{Path(name).as_posix()}\n".encode())
-        digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+        content = path.read_bytes()
+        digest.update(content.replace(b"\r\n", b"\n") if path.suffix == ".py" else content)
     return digest.hexdigest()[:16]
 
 
@@ -142,12 +159,15 @@ def load(module: str) -> ModuleType:
     Raises:
         UserError: it cannot be imported; with the file and the line where there are such.
     """
-    here = os.getcwd()
-    forget_another(module.partition(".")[0])
+    here, top = os.getcwd(), module.partition(".")[0]
+    forget_another(top)
+    only_source(top)
     sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
+        if not sources(top):
+            raise UserError(f"The module {module} cannot be imported: {missing(top)}.") from error
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(f"There is no module {module}: write the name of the class as module.Class.") from error
         raise UserError(f"The module {module} cannot be imported: {told(error, module)}.") from error

@@ -10,7 +10,6 @@ import torch
 from diffusion.sampler.base import out_of_memory
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
-from diffusion.training.interruption import resume_command
 from diffusion.training.state import State
 
 
@@ -30,7 +29,7 @@ def enough_memory(state: State) -> Iterator[None]:
         if more is not None:
             way_on = (
                 f"training.accumulate={more} takes {mine // more} at once and gives the same gradient: "
-                f"{resume_command(state.folder)} training.accumulate={more}"
+                f"{state.way_on()} training.accumulate={more}"
             )
         raise UserError(
             f"The memory is too small for the {mine // plan.accumulate} images that "
@@ -49,7 +48,7 @@ def enough_to_show(what: str, state: State) -> Iterator[None]:
             raise
         raise UserError(
             f"The memory is too small for {what}; {leaving(state, error)}; draw one image at once: "
-            f"{resume_command(state.folder)} score.batch_size=1, or leave them out: training.preview_every=0 score.n=0."
+            f"{state.way_on()} score.batch_size=1, or leave them out: training.preview_every=0 score.n=0."
         ) from error
 
 

@@ -22,7 +22,7 @@ from diffusion.system.errors import NotWritten, brief
 from diffusion.system.progress import progress_bar
 from diffusion.training import threads
 from diffusion.training.enough_memory import enough_memory, enough_to_show
-from diffusion.training.interruption import Stopped, StopSignals, resume_command
+from diffusion.training.interruption import Stopped, StopSignals
 from diffusion.training.monitor import Monitor
 from diffusion.training.pacing import Pace
 from diffusion.training.parts import Parts, Progress
@@ -137,7 +137,7 @@ class Trainer:
     def end_early(self) -> None:
         """Make this step the last one; the run that is resumed with more patience knows nothing of it."""
         progress = self.progress
-        way_on = f"{resume_command(self.folder)} training.patience={2 * self.state.best.waited}"
+        way_on = f"{self.state.way_on()} training.patience={2 * self.state.best.waited}"
         text = "The run ends at step %d of %d: %s. To go on all the same: %s"
         log.info(text, progress.step, progress.total_steps, self.state.best.why(), way_on)
         if progress.saved_step != progress.step:
@@ -151,7 +151,7 @@ class Trainer:
             self.state.save()
         if stop.requeue is not None and number == signal.SIGUSR2:
             stop.requeue(number, None)
-        way_on = f"continue with: {resume_command(self.folder, self.header.get('own_parts', ()))}"
+        way_on = f"continue with: {self.state.way_on()}"
         raise Stopped(f"Stopped at step {progress.step} of {progress.total_steps}, saved; {way_on}", number)
 
     # ------------------------------------------------------------------------------- what is due after a step

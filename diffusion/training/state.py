@@ -14,6 +14,7 @@ from diffusion.system import ranks
 from diffusion.system.errors import NotWritten, UserError
 from diffusion.training import threads
 from diffusion.training.best import Best, Kept
+from diffusion.training.interruption import resume_command
 from diffusion.training.parts import Parts, Progress
 from diffusion.training.plan import Plan
 from diffusion.training.running_sums import RunningSums, Stopwatch
@@ -59,6 +60,10 @@ class State:
             "skipped": progress.skipped,
             "seconds": self.stopwatch.spent(),
         }
+
+    def way_on(self) -> str:
+        """The command that goes on with the run."""
+        return resume_command(self.folder, self.header.get("own_parts", ()))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; `UserError` where nothing of the run is left to do."""

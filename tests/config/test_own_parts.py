@@ -1,16 +1,30 @@
 """Parts of the user's own: a class that does what one of ours does makes the same run, bit for bit; and what is refused
 is refused by one sentence."""
 
+import importlib.util
+import py_compile
 import sys
 from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 import torch
-from config_helpers import tiny_config, train_config
+from config_helpers import compose, tiny_config, train_config
 from conftest import ROOT, same
+from omegaconf import OmegaConf
 
-from diffusion.config import build, opening, own_formulas, settings, trained, training_run, trust
+from diffusion.config import (
+    build,
+    changed_images,
+    opening,
+    own_formulas,
+    padding,
+    settings,
+    starting,
+    trained,
+    training_run,
+    trust,
+)
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.drawing.image_model import ImageModel
 from diffusion.objective import Objective
@@ -554,15 +568,45 @@ def test_the_hash_is_of_all_source_and_of_nothing_else(tmp_path, monkeypatch):
     (package / "inner").mkdir(parents=True)
     for name, text in (("__init__.py", ""), ("inner/__init__.py", "raise OSError\n"), ("inner/a.py", "x = 1\n")):
         (package / name).write_text(text, encoding="utf-8")
-    whole, part = trust.source_hash("package_of_test"), trust.source_hash("package_of_test.inner.a")
+    whole = trust.source_hash("package_of_test")
+    assert trust.source_hash("package_of_test.inner.a") == whole  # since the package runs with it
     assert list(trust.sources("package_of_test.inner.a")) == ["a.py"]
     (package / "notes.txt").write_text("nothing", encoding="utf-8")
     (package / "inner" / "a.py").write_bytes(b"x = 1\r\n")  # as another system writes it
-    assert (whole, part) == (trust.source_hash("package_of_test"), trust.source_hash("package_of_test.inner.a"))
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"never read")
+    assert trust.source_hash("package_of_test") == whole
     (package / "inner" / "__init__.py").write_text("", encoding="utf-8")
-    assert trust.source_hash("package_of_test") != whole
-    assert trust.source_hash("package_of_test.inner.a") == part
+    changed = trust.source_hash("package_of_test.inner.a")
+    assert changed != whole
+    (package / "inner" / "a.pyc").write_bytes(b"read where there is no a.py")
+    assert trust.source_hash("package_of_test") not in (whole, changed)
     assert "package_of_test" not in sys.modules  # nothing of it was run
+
+
+def test_what_runs_is_the_source_whatever_was_compiled_beside_it(tmp_path, monkeypatch):
+    """Also of what a package imports later. Python itself would run a file that says it needs no comparison."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "compiled_of_test"
+    package.mkdir()
+    (tmp_path / "evil.py").write_text("WHO = 'another'\n", encoding="utf-8")
+    for name in ("__init__.py", "later.py"):
+        (package / name).write_text("WHO = 'source'\n", encoding="utf-8")
+        target = importlib.util.cache_from_source(str(package / name))
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(tmp_path / "evil.py"), cfile=target, invalidation_mode=mode)
+    assert trust.load("compiled_of_test").WHO == "source"
+    assert importlib.import_module("compiled_of_test.later").WHO == "source"
+
+
+def test_a_module_that_is_gone_is_told_with_the_place_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone_of_test.py").write_text("", encoding="utf-8")
+    with trust.given("gone_of_test"):
+        (tmp_path / "gone_of_test.py").unlink()
+        with pytest.raises(UserError, match=f"no such module, gone_of_test.py, in the working directory {tmp_path}"):
+            build.build({"_target_": "gone_of_test.Net"}, "model")
 
 
 def test_the_working_directory_comes_first_and_only_for_what_is_trusted(tmp_path, monkeypatch):
@@ -610,6 +654,57 @@ def test_a_checkpoint_asks_for_trust_and_says_whether_the_source_has_changed(sav
         with trust.given("own_parts_of_test"):
             opening.opened(saved)
         assert ("own_parts_of_test has changed since" in caplog.text) == warned
+
+
+def test_a_run_whose_source_has_changed_is_not_the_same_run(saved, here):
+    with trust.given("own_parts_of_test"):
+        state, file = opening.opened(saved, groups=None), here / "own_parts_of_test.py"
+        opening.same_source(saved.parent, state, opening.recorded(state["config"]))
+        file.write_text(SOURCE + "# more\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"another source of own_parts_of_test than .*resume="):
+            opening.same_source(saved.parent, state, opening.recorded(state["config"]))
+        file.unlink()
+        with pytest.raises(UserError, match="another source"):
+            opening.same_source(saved.parent, state, {"own_parts_of_test": trust.source_hash("own_parts_of_test")})
+
+
+def test_what_a_command_replaces_needs_no_trust(here, tmp_path):
+    with trust.given("own_parts_of_test"):
+        trained_by(tmp_path, data=own("garments"), schedule=own("Straight"))
+    given = ["checkpoint=run", "schedule=flow", "data=fashion_mnist_mini"]
+    state = opening.opened(tmp_path / "last.pt", starting.needed(given))
+    config = starting.starting_config(state, OmegaConf.create(compose("train", *given)), given)
+    training_run.build_trainer({**tiny_config(), **config, "score": {"n": 0}}, tmp_path / "new", start=state)
+    for words in (given[:1], given[:2], ["data.padding=2"], ["data=fashion_mnist_mini"]):
+        with pytest.raises(UserError, match="if you trust it, add trust=own_parts_of_test"):
+            opening.opened(tmp_path / "last.pt", starting.needed(words))
+
+
+def test_the_ways_on_name_the_modules(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with trust.given("own_parts_of_test"):
+        config = tiny_config() | {"data": own("garments"), "loss": own("Even")}
+        trainer = training_run.build_trainer(config, here / "run")
+        trainer.tracker.close()
+        assert trainer.state.way_on() == "python train.py resume=run trust=own_parts_of_test"
+        header = {**trainer.state.header, "image": {**trainer.state.header["image"], "images": 3}}
+        with pytest.raises(UserError) as told:
+            changed_images.check_same_images("garments", trainer.state.header["image"], header, config, here / "run")
+    text = str(told.value)
+    assert "train.py checkpoint=run trust=own_parts_of_test  – or" in text
+    assert "train.py data._target_=own_parts_of_test.garments trust=own_parts_of_test  (add your own" in text
+    assert changed_images.written("data.class_names", ["été", "Ärger"]) == 'data.class_names=["été", "Ärger"]'
+
+
+def test_a_fitting_side_that_fails_is_told(here):
+    source = "from diffusion.networks.dit import DiT\n\n\nclass Net(DiT):\n    @staticmethod\n"
+    source += "    def fitting_side(side, **others):\n        return others['levels']\n"
+    (here / "fitting_of_test.py").write_text(source, encoding="utf-8")
+    with (
+        trust.given("fitting_of_test"),
+        pytest.raises(UserError, match=r"fitting_side fails for 30 pixels: KeyError: 'levels' \(fitting_of_test.py, l"),
+    ):
+        padding.least(30, {"_target_": "fitting_of_test.Net"})
 
 
 def test_one_file_of_weights_keeps_the_record(saved, here, tmp_path):
