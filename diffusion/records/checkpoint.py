@@ -4,7 +4,7 @@ A checkpoint is a dictionary of plain containers and tensors:
 
     format, config (resolved), image (size, channels, padding, class names), step, total_steps,
     network, ema, optimizer, timesteps (what they learned), sums (of the running log interval), best (score so far,
-    or None), seconds (of training), own_parts (where it needs code of its owner: module → hash of its source)
+    or None), seconds (of training), ended (true after an end by patience), own_parts (where it needs code of its owner: module → hash of its source)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
 The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later, and the one of the
@@ -213,7 +213,7 @@ def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tenso
     """Write weights as safetensors, with what else of a checkpoint is needed to sample from them in the metadata."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path} cannot hold the model: give a name that ends in .safetensors.")
-    kept = {name: state[name] for name in (*MODEL_KEYS, "own_parts") if name in state}
+    kept = {name: state[name] for name in (*MODEL_KEYS, "own_parts", "ended") if name in state}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     text = json.dumps({"format": FORMAT, **kept})
     metadata = {"format": "pt", "simple_diffusion": text, "crc32": str(check_sum(text, tensors))}
