@@ -2,9 +2,10 @@
 
 A checkpoint is a dictionary of plain containers and tensors:
 
-    format, config (resolved), image (size, channels, padding, class names), step, total_steps,
+    format, config (resolved), image (`ImageData.describe`), step, total_steps,
     network, ema, optimizer, timesteps (what they learned), sums (of the running log interval), best (score so far,
-    or None), seconds (of training), ended (true after an end by patience), own_parts (where it needs code of its owner: module → hash of its source)
+    or None), kept (the best checkpoints, where asked for), ended (True after an end by patience), seconds (of
+    training), own_parts (where it needs code of its owner: module → hash of its source)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
 The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later, and the one of the
@@ -161,6 +162,9 @@ def check_image(image: dict[str, Any]) -> None:
     for name in names:  # which were names of folders
         if not 0 < len(name) <= 255 or name in (".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"it has a class of the name {name[:50]!r}, which no folder can have")
+    for name in ("labels", "test"):
+        if not isinstance(image.get(name, ""), str) or not re.fullmatch(r"[0-9a-f]{0,16}", image.get(name, "")):
+            raise ValueError(f"its images have {str(image[name])[:50]!r} for a hash of their {name}, which is none")
     if not isinstance(image.get("images", 0), int):
         raise ValueError(f"it was trained with {str(image['images'])[:50]!r} images, which is no number")
     if not isinstance(deviation, float) or not 0 <= deviation <= 1:

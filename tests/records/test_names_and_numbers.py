@@ -21,6 +21,14 @@ def test_no_other_name_is_taken_from_a_checkpoint(name):
         check_image({**IMAGE, "class_names": ["good", name]})
 
 
+@pytest.mark.parametrize("given", [None, 5, ["ab"], "x", "AB", "ab\n", "a" * 17, "../ab"])
+def test_what_a_checkpoint_calls_a_hash_of_its_labels_is_one(given):
+    check_image({**IMAGE, "class_names": [], "labels": "0123456789abcdef", "test": ""})
+    for name in ("labels", "test"):
+        with pytest.raises(ValueError, match=f"for a hash of their {name}, which is none"):
+            check_image({**IMAGE, "class_names": [], name: given})
+
+
 @pytest.mark.parametrize(
     "content",
     [
