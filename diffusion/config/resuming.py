@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.settings import HOMES, Config, allowed_target, arguments_of, choose_length, unknown
 from diffusion.data.shapes import in_words, pair
+from diffusion.records.trackers import asked_here
 from diffusion.system.errors import UserError
 
 # What a resumed run may change: its length, what it logs, and where it computes.
@@ -114,6 +115,8 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
             f"resume: this run is scored by code of its owner, features.network._target_={name}: if you trust it, "
             f"add features=module features.network._target_={name}, or else features=auto."
         )
+    if "track" not in given:
+        config["track"] = asked_here(saved["track"], new["track"], Path(cfg.output_dir))
     result: Any = OmegaConf.to_container(config)
     return {str(k): v for k, v in result.items() if k != "trust"}  # which is the command's alone
 
