@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.settings import HOMES, Config, allowed_target, arguments_of, choose_length, unknown
 from diffusion.data.shapes import in_words, pair
+from diffusion.records.trackers import asked_here
 from diffusion.system.errors import UserError
 
 # What a resumed run may change: its length, what it logs, and where it computes.
@@ -114,6 +115,8 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
             f"resume: this run is scored by code of its owner, features.network._target_={name}: if you trust it, "
             f"add features=module features.network._target_={name}, or else features=auto."
         )
+    if "track" not in given:
+        config["track"] = asked_here(saved["track"], new["track"], Path(cfg.output_dir))
     result: Any = OmegaConf.to_container(config)
     return {str(k): v for k, v in result.items() if k != "trust"}  # which is the command's alone
 
@@ -180,6 +183,7 @@ def same_run(folder: Path, saved: Config, new: Config) -> None:
 def difference(image: Config, earlier: Config) -> str | None:
     """In what images differ from those that a checkpoint describes, in words; None where they are the same."""
     said: list[str] = []
+    always: list[str] = []  # what other images always differ in
     for name in [name for name, value in earlier.items() if image.get(name) != value]:
         now, had = image.get(name), earlier[name]
         if name == "images":
@@ -190,12 +194,13 @@ def difference(image: Config, earlier: Config) -> str | None:
             text = "; ".join(f"{word} are {', '.join(map(str, each[:5]))}" for word, each in words if each)
             said.append(f"their classes differ ({text or 'in their order'})")
         elif name == "sigma_data":
-            said.append(f"their pixels differ (root mean square {now:.6g} instead of {had:.6g})")
+            always.append(f"their pixels differ (root mean square {now:.6g} instead of {had:.6g})")
+        elif name in ("labels", "test"):
+            always.append("their labels differ" if name == "labels" else "those to test with differ")
         else:
             what = "number of channels" if name == "channels" else name
             said.append(f"their {what} is {now} instead of {had}")
-    told = [text for text in said if not text.startswith("their pixels")] or said  # which other images always do
-    return ", and ".join(told) or None
+    return ", and ".join(said or always) or None
 
 
 def check_places(node: Config, names: Sequence[str]) -> None:

@@ -135,7 +135,9 @@ def start_from(start: Config, network: nn.Module, recipe: Recipe) -> None:
         network.load_state_dict(carried(weights, shapes, (had, now), (before["channels"], image["channels"])))
     except (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError) as error:
         raise UserError(f"checkpoint: the weights of that run do not fit these images: {error}.") from error
-    changed = difference({**image, "class_names": before["class_names"]}, before)
+    # Classes are told below, and other labels or images to test with are nobody's surprise here.
+    same = {name: before[name] for name in ("class_names", "labels", "test") if name in before}
+    changed = difference({**image, **same}, before)
     if changed is not None:
         log.info("Other images than in the run that this one starts from: %s.", changed)
     sigma_data = recipe.config["objective"].get("sigma_data")

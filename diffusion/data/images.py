@@ -149,7 +149,10 @@ class ImageData:
         self.augmentation.check(*self.image_size)
 
     def describe(self) -> dict:
-        """What a model must know of its images: size, channels, padding, class names, root mean square, number."""
+        """What a model must know of its images: size, channels, padding, class names, root mean square, number.
+
+        Also a hash of the labels it learns, and one of the test split, by which a run knows them again.
+        """
         return {
             "size": short(self.image_size),
             "channels": self.channels,
@@ -157,6 +160,8 @@ class ImageData:
             "class_names": self.class_names,
             "sigma_data": self.root_mean_square(),
             "images": len(self.train),
+            "labels": hash_of(self.train.labels),
+            "test": hash_of(self.test.images if isinstance(self.test, Images) else None, self.test.labels),
         }
 
     def root_mean_square(self) -> float:
@@ -184,6 +189,16 @@ class ImageData:
         if images.labels is not None:
             digest.update(images.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def hash_of(*tensors: Tensor | None) -> str:
+    """A short hash of integers of any shape and device: their sizes and values, and which are None."""
+    digest = hashlib.sha256()
+    for each in tensors:
+        digest.update(f"{None if each is None else list(each.shape)};".encode())
+        if each is not None:
+            digest.update(each.cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def unlabelled(split: Images | ImageFiles) -> Images | ImageFiles:

@@ -2,9 +2,10 @@
 
 A checkpoint is a dictionary of plain containers and tensors:
 
-    format, config (resolved), image (size, channels, padding, class names), step, total_steps,
+    format, config (resolved), image (`ImageData.describe`), step, total_steps,
     network, ema, optimizer, timesteps (what they learned), sums (of the running log interval), best (score so far,
-    or None), seconds (of training), own_parts (where it needs code of its owner: module → hash of its source)
+    or None), kept (the best checkpoints, where asked for), ended (True after an end by patience), seconds (of
+    training), own_parts (where it needs code of its owner: module → hash of its source)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
 The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later, and the one of the
@@ -161,6 +162,9 @@ def check_image(image: dict[str, Any]) -> None:
     for name in names:  # of which folders are made (`names.folder_names`): no path that leads elsewhere
         if len(name) > 255 or "\0" in name or {"", ".", ".."}.intersection(name.split("/")):
             raise ValueError(f"it has a class of the name {name[:50]!r}, which is empty, a path, or too long")
+    for name in ("labels", "test"):
+        if not isinstance(image.get(name, ""), str) or not re.fullmatch(r"[0-9a-f]{0,16}", image.get(name, "")):
+            raise ValueError(f"its images have {str(image[name])[:50]!r} for a hash of their {name}, which is none")
     if not isinstance(image.get("images", 0), int):
         raise ValueError(f"it was trained with {str(image['images'])[:50]!r} images, which is no number")
     if not isinstance(deviation, float) or not 0 <= deviation <= 1:
@@ -213,7 +217,7 @@ def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tenso
     """Write weights as safetensors, with what else of a checkpoint is needed to sample from them in the metadata."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path} cannot hold the model: give a name that ends in .safetensors.")
-    kept = {name: state[name] for name in (*MODEL_KEYS, "own_parts") if name in state}
+    kept = {name: state[name] for name in (*MODEL_KEYS, "own_parts", "ended") if name in state}
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     text = json.dumps({"format": FORMAT, **kept})
     metadata = {"format": "pt", "simple_diffusion": text, "crc32": str(check_sum(text, tensors))}

@@ -5,13 +5,17 @@ wandb         Weights & Biases: weights_and_biases.py
 mlflow        MLflow: mlflow_store.py
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from diffusion.records.tracking import Several, Tracker
+from diffusion.records.results import read_metrics
+from diffusion.records.tracking import IDS, Several, Tracker
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
 
+log = logging.getLogger("diffusion")
 NAMES = ("tensorboard", "wandb", "mlflow")
 
 
@@ -48,3 +52,25 @@ def choose(track: str | Sequence[str] | None, folder: Path, first_step: int = 0,
 
             found.append(MLflow(folder, group))
     return found[0] if len(found) == 1 else Several(found)
+
+
+def asked_here(track: Any, command: Any, folder: Path) -> Any:
+    """What a checkpoint says of where its run is shown, but for places that nobody asked for on this machine.
+
+    Its run may be a stranger's, and those places are sent to by one's own account.
+
+    Args:
+        track: of the checkpoint.
+        command: of the command that goes on with it.
+        folder: of the run, which knows the places that it was shown in before.
+    """
+    names, asked = (each if isinstance(each, list) else [each] for each in (track, command))
+    known = read_metrics(folder / IDS) or {}
+    out = [name for name in names if name in ("wandb", "mlflow") and name not in asked and name not in known]
+    if not out:
+        return track
+    log.info(
+        "The checkpoint asks for track=%s, which this command does not: left out; if you want it, add track=%s.",
+        *2 * [out[0] if len(out) == 1 else f"[{','.join(out)}]"],
+    )
+    return [name for name in names if name not in out] or "tensorboard"

@@ -15,7 +15,7 @@ from diffusion.data.folders import number_of
 from diffusion.evaluation.ranking import FID, HELD_OUT_LOSS, NAMES, direction
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
-from diffusion.training.plan import Plan
+from diffusion.training.plan import Plan, due
 
 log = logging.getLogger("diffusion")
 
@@ -39,6 +39,7 @@ class Best:
     Attributes:
         kept: the best so far, the best first; of several processes the same in all.
         waited: how often the score was measured since the first of them.
+        judged: the step whose score was measured last, 0 before the first; None where that is not known.
         told: whether it was said that there is no such score.
 
     Raises:
@@ -49,17 +50,17 @@ class Best:
     folder: Path
     kept: list[Kept] = field(default_factory=list)
     waited: int = 0
+    judged: int | None = 0
     told: bool = False
 
     def __post_init__(self) -> None:
         plan, name = self.plan, self.plan.keep_by
         if name not in NAMES:
             raise ValueError(f"keep_by={name} is no score of a run: choose from {', '.join(NAMES)}")
-        every = "preview_every" if name == HELD_OUT_LOSS else "evaluate_every"
-        if self.asked and not getattr(plan, every):
+        if self.asked and not getattr(plan, self.every):
             raise ValueError(
-                f"{self.asked} needs {name} to be measured on the way, which training.{every}=0 leaves to the end: add "
-                f"training.{every}=500, for example"
+                f"{self.asked} needs {name} to be measured on the way, which training.{self.every}=0 leaves to the "
+                f"end: add training.{self.every}=500, for example"
             )
 
     @property
@@ -69,6 +70,16 @@ class Best:
         if plan.keep_by != FID:
             return f"keep_by={plan.keep_by}"
         return f"keep={plan.keep}" if plan.keep > 1 else f"patience={plan.patience}" if plan.patience else ""
+
+    @property
+    def every(self) -> str:
+        """The setting of the plan that says how often the score is measured."""
+        return "preview_every" if self.plan.keep_by == HELD_OUT_LOSS else "evaluate_every"
+
+    def missed(self, step: int) -> bool:
+        """Whether the score of a step was due, and a stop came before it was measured."""
+        measured = self.judged is None or self.judged == step
+        return bool(self.asked) and not measured and due(getattr(self.plan, self.every), step)
 
     @property
     def exhausted(self) -> bool:
@@ -97,24 +108,27 @@ class Best:
 
     def forget(self) -> None:
         """Begin anew: scores of another protocol do not compare."""
-        self.kept, self.waited = [], 0
+        self.kept, self.waited, self.judged = [], 0, None
 
     # -------------------------------------------------------------------------------------- what a run remembers
 
-    def state_dict(self, kept: Sequence[Kept] | None = None) -> dict[str, Any]:
-        """For a checkpoint; with what is kept from now on, where that is already known."""
-        waited, kept = (0 if kept and kept[:1] != self.kept[:1] else self.waited), kept or self.kept
-        found: dict[str, Any] = {"best": kept[0].value if kept else None}
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; of a run that ends by its patience, that it has ended."""
+        found: dict[str, Any] = {"best": self.kept[0].value if self.kept else None}
         if self.asked:
-            rows = [list(each) for each in kept[: self.plan.keep]]
-            found["kept"] = {"by": self.plan.keep_by, "best": rows, "waited": waited}
-        return found
+            rows = [list(each) for each in self.kept[: self.plan.keep]]
+            found["kept"] = {"by": self.plan.keep_by, "best": rows, "waited": self.waited, "judged": self.judged}
+        return {**found, "ended": True} if self.exhausted else found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, but what was measured by another score, or is gone from the folder."""
         self.forget()
         saved = state.get("kept") or {"by": FID, "best": [], "waited": 0}
-        if saved["by"] != self.plan.keep_by or state["best"] is None:
+        if saved["by"] != self.plan.keep_by:
+            return
+        judged = saved.get("judged")
+        self.judged = None if judged is None else int(judged)
+        if state["best"] is None:
             return
         rows = saved["best"] or [[self.step_of_best() if self.asked else 0, state["best"], state["best"]]]
         kept = [Kept(int(step), float(value), float(badness)) for step, value, badness in rows]

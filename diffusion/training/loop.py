@@ -6,7 +6,7 @@ run's length is reached or a signal comes. N steps equal k steps, a kill, and N 
 
 import logging
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,9 @@ class Trainer:
         scores: dict[str, float | None] = {}
         with StopSignals() as stop, profiler as profiled, bar, closing(reader) as data:
             halt, progress.total_steps = stop.agreed(progress.total_steps)
+            if halt is None and best.missed(progress.step) and not progress.finished:
+                self.show(stop, shows[:1] if plan.keep_by == HELD_OUT_LOSS else shows[1:])
+                halt, progress.total_steps = stop.agreed(progress.total_steps)
             while progress.step < progress.total_steps and halt is None and not best.exhausted:
                 with enough_memory(self.state):
                     self.train_step(next(data))
@@ -95,13 +98,7 @@ class Trainer:
                     if progress.finished or due(every, progress.step):
                         record()
                 if plan.shows(progress.step) and not progress.finished and halt is None:
-                    if ranks.size() > 1:
-                        self.save()  # several processes cannot leave in the midst of what follows
-                    with stop.at_once():
-                        for every, what, show in shows:
-                            if due(every, progress.step):
-                                with going_on(what), enough_to_show(what, self.state):
-                                    show()
+                    self.show(stop, shows)
                 if not progress.finished and halt is None and (ranks.size() == 1 or plan.shows(progress.step)):
                     halt, progress.total_steps = stop.agreed(progress.total_steps)
             bar.close()
@@ -133,6 +130,20 @@ class Trainer:
         profiler = profiling(plan.profile if ranks.first() else 0, self.folder, place)
         bar = progress_bar(progress.total_steps * size, "training", "images", initial=progress.step * size)
         return pace, reader, profiler, bar
+
+    def show(self, stop: StopSignals, shows: Sequence[tuple[int, str, Callable[[], object]]]) -> None:
+        """Make what is due after this step; a signal ends it at once.
+
+        Args:
+            shows: every so many steps, what it is in words, and what makes it.
+        """
+        if ranks.size() > 1:
+            self.save()  # several processes cannot leave in the midst of what follows
+        with stop.at_once():
+            for every, what, make in shows:
+                if due(every, self.progress.step):
+                    with going_on(what), enough_to_show(what, self.state):
+                        make()
 
     def end_early(self) -> None:
         """Make this step the last one; the run that is resumed with more patience knows nothing of it."""

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ class State:
             self.sums.values.copy_(state["sums"])
         progress.step, progress.saved_step = state["step"], state["step"]
         ranks.first_alone(lambda: self.best.load_state_dict(state))
-        self.best.kept, self.best.waited = ranks.shared((self.best.kept, self.best.waited))
+        best = self.best
+        best.kept, best.waited, best.judged = ranks.shared((best.kept, best.waited, best.judged))
         self.spent, progress.skipped = float(state.get("seconds", 0.0)), int(state.get("skipped", 0))
         progress.threads = threads.restore(parts, state.get("threads"))
         if budget is not None:
@@ -105,21 +106,23 @@ class State:
 
     def judge(self, value: float | None, badness: float | None) -> None:
         """Keep a checkpoint of this step if it is among the best by its score; see `diffusion.evaluation.ranking`."""
-        best = self.best
+        best, step = self.best, self.progress.step
+        if best.judged == step:  # of a run that is resumed after its end
+            return
         if value is None or badness is None or not math.isfinite(badness):
             best.missing()
             return
-        new = Kept(self.progress.step, value, badness)
-        if any(each.step == new.step for each in best.kept):  # of a run that is resumed after its end
+        new = Kept(step, value, badness)
+        if any(each.step == step for each in best.kept):
             return
         after = best.with_new(new)
         after, fallen = after[: self.plan.keep], after[self.plan.keep :]
+        then = replace(best, kept=after, waited=0 if new is after[0] else best.waited + 1, judged=step)
         if new in after:
-            state = {**self.state_dict(), **best.state_dict(after)}
-            ranks.first_alone(lambda: best.write(new.step, new is after[0], state))
-        best.waited = 0 if new is after[0] else best.waited + 1
-        best.kept = after
-        if new in after or self.plan.patience:
+            state = {**self.state_dict(), **then.state_dict()}
+            ranks.first_alone(lambda: best.write(step, new is after[0], state))
+        best.kept, best.waited, best.judged = then.kept, then.waited, then.judged
+        if new in after or best.asked:
             self.save()  # so that a resumed run knows
         ranks.first_alone(lambda: best.remove([each for each in fallen if each is not new]))
 

@@ -5,6 +5,8 @@ from config_helpers import compose, tiny_config
 from omegaconf import OmegaConf
 
 from diffusion.config import resuming, settings, training_run
+from diffusion.records.results import write_json
+from diffusion.records.tracking import IDS
 from diffusion.system.errors import UserError
 
 
@@ -43,10 +45,25 @@ def test_a_resumed_run_may_keep_more_wait_longer_and_be_shown_elsewhere():
     words = ["training.keep=3", "training.patience=4", "training.keep_by=score/recall", "track=null"]
     config = resuming.resumed_config(saved, OmegaConf.create(compose("train", *words)), words)
     assert config["track"] is None and [config["training"][k] for k in ("keep", "patience")] == [3, 4]
-    same = resuming.resumed_config(saved, OmegaConf.create(compose("train")), [])
-    assert same["track"] == ["tensorboard", "mlflow"]
     del saved["track"]  # of a run from before there was a choice
     assert resuming.resumed_config(saved, OmegaConf.create(compose("train")), [])["track"] == "tensorboard"
+
+
+def test_a_checkpoint_sends_nothing_to_a_place_that_nobody_asked_for(tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    def shown(track, *words):
+        cfg = OmegaConf.create({**compose("train", *words), "output_dir": str(tmp_path)})
+        return resuming.resumed_config({**compose("train"), "track": track}, cfg, words)["track"]
+
+    assert shown(["tensorboard", "mlflow"]) == ["tensorboard"] and "add track=mlflow." in caplog.text
+    assert shown("wandb") == "tensorboard" and shown(["mlflow", "wandb"]) == "tensorboard"
+    assert "asks for track=[mlflow,wandb], which this command does not: left out" in caplog.text
+    caplog.clear()
+    assert shown("wandb", "track=wandb") == "wandb" and shown(None) is None and shown("tensorboard") == "tensorboard"
+    write_json(tmp_path / IDS, {"mlflow": "known"})  # by an earlier start
+    assert shown(["tensorboard", "mlflow"]) == ["tensorboard", "mlflow"] and not caplog.text
+    assert shown(["mlflow", "wandb"]) == ["mlflow"]
 
 
 def test_a_config_from_before_is_known_again():

@@ -6,6 +6,7 @@ from config_helpers import compose, tiny_config
 from omegaconf import OmegaConf
 
 from diffusion.config import build, changed_images, resuming, settings, starting
+from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
@@ -76,6 +77,27 @@ def test_arrays_that_moved_are_given_anew(file, tmp_path):
     changed = build.build_data({**saved["data"], "train": str(moved)}).describe()
     with pytest.raises(UserError, match="their pixels differ"):
         changed_images.check_same_images("b", changed, start, saved, tmp_path)
+
+
+def test_a_run_goes_on_with_its_own_labels_and_test_images_alone(file, tmp_path):
+    saved = tiny_config(data="arrays", **{"data.train": file, "data.test": file})
+    image = build.build_data(saved["data"]).describe()
+    checkpoint.check_image(image)
+    other = tmp_path / "other.npz"
+
+    def told(x, y, earlier=image, **places):
+        np.savez(other, x=x, y=y)
+        found = build.build_data({**saved["data"], **dict.fromkeys(places, str(other))}).describe()
+        return resuming.difference(found, earlier)
+
+    old = {name: value for name, value in image.items() if name not in ("labels", "test")}
+    assert told(PIXELS, np.arange(24) % 2, train=1, test=1) is None  # the same, moved
+    assert told(PIXELS, 1 - np.arange(24) % 2, train=1) == "their labels differ"
+    assert told(PIXELS, 1 - np.arange(24) % 2, old, train=1, test=1) is None  # of before there was a hash
+    for pixels, labels in ((PIXELS[::-1], np.arange(24) % 2), (PIXELS, 1 - np.arange(24) % 2)):
+        assert told(pixels, labels, test=1) == "those to test with differ"
+    assert told(PIXELS[:20], np.arange(20) % 2, train=1) == "there are 20 to train with instead of 24"
+    assert "pixels differ" in told(PIXELS // 2, 1 - np.arange(24) % 2, train=1)
 
 
 def test_a_checkpoint_fetches_nothing_from_the_hub(monkeypatch):

@@ -20,3 +20,5 @@ def test_it_ends_in_good_order_and_is_known_as_finished(run, tmp_path):
     assert {path.name for path in (tmp_path / "run").glob("*.pt")} >= {"last.pt", "best.pt", "best_step4.pt"}
     assert not list((tmp_path / "run").glob("events*"))
     assert "finished: nothing to do" in run("train.py", *words).stderr
+    told = run("sample.py", "checkpoint=run", "n=1", "sampler.steps=1", "device=cpu", "hydra.run.dir=drawn").stderr
+    assert "so far" not in told and (tmp_path / "drawn").exists()

@@ -1,6 +1,8 @@
 """The best checkpoints by any score: which are kept, in which files, after a full disk, a kill and a resume."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from diffusion.records import checkpoint
 from diffusion.system.errors import NotWritten, UserError
 from diffusion.training import monitor
 from diffusion.training.best import Best
+from diffusion.training.interruption import Stopped
 from diffusion.training.plan import Plan
 
 
@@ -25,6 +28,8 @@ class Says:
 
     def score(self, images, source):
         fid = self.fids.pop(0)
+        if fid is None:
+            os.kill(os.getpid(), signal.SIGTERM)
         return {"fid": fid, "real": {"fid": 0.1}}
 
 
@@ -221,7 +226,7 @@ def test_what_is_out_of_its_range(setting, words):
 def test_a_run_ends_when_it_does_not_get_better(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     state = scored(tmp_path, monkeypatch, 4.0, 6.0, 4.0, 1.0, patience=2)
-    assert state["step"] == 3 and kept(tmp_path) == {"best.pt": 1}
+    assert state["step"] == 3 and kept(tmp_path) == {"best.pt": 1} and state["ended"] is True
     assert "ends at step 3 of 4: score/fid has not been better than the 4 of step 1 (lower is better)" in caplog.text
     assert curve(tmp_path, "score/fid") == {1: 4.0, 2: 6.0, 3: 4.0}  # the last ones are measured once
 
@@ -232,9 +237,14 @@ def test_it_goes_on_with_more_patience_as_if_it_had_not_ended(tmp_path, monkeypa
     ended = scored(tmp_path / "cut", monkeypatch, *fids, keep=2, patience=2)
     assert ended["step"] == 3
     same_patience = scored(tmp_path / "cut", monkeypatch, 7.0, keep=2, patience=2, resume=ended, steps=5)
-    assert same_patience["step"] == 3  # scored once more, and that is all
+    assert same_patience["step"] == 3  # scored once more for its report, and that is all
+    assert same_patience["kept"] == ended["kept"] and same_patience["total_steps"] == 5
     on = scored(tmp_path / "cut", monkeypatch, *fids[3:], keep=2, patience=4, resume=ended, steps=5)
-    assert on["step"] == 5 and all(same(whole[key], on[key]) for key in ("network", "ema", "optimizer", "sums"))
+    assert (
+        on["step"] == 5
+        and "ended" not in on
+        and all(same(whole[key], on[key]) for key in ("network", "ema", "optimizer", "sums"))
+    )
     assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
 
 
@@ -246,3 +256,30 @@ def test_a_run_in_time_ends_by_patience_too(tmp_path, monkeypatch):
 def test_no_patience_is_none(tmp_path):
     state = judged(tmp_path, 1.0, 2.0, 3.0, 4.0, patience=None)
     assert state["step"] == 4 and state["kept"]["waited"] == 3
+
+
+def test_the_scores_of_a_step_that_a_signal_ended_are_measured_when_it_goes_on(tmp_path, monkeypatch):
+    fids = [5.0, 4.0, 6.0, 7.0, 1.0]
+    whole = scored(tmp_path / "whole", monkeypatch, *fids, keep=2, patience=2)
+    with pytest.raises(Stopped):
+        scored(tmp_path / "cut", monkeypatch, *fids[:2], None, keep=2, patience=2, steps=5)
+    cut = checkpoint.load(tmp_path / "cut" / "last.pt")
+    assert cut["step"] == 3 and cut["kept"]["judged"] == 2
+    on = scored(tmp_path / "cut", monkeypatch, *fids[2:], keep=2, patience=2, steps=5, resume=cut)
+    assert on["step"] == whole["step"] == 4 and on["kept"] == whole["kept"]
+    assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
+    assert curve(tmp_path / "cut", "score/fid") == curve(tmp_path / "whole", "score/fid")
+
+
+def test_a_run_of_before_is_not_measured_again(tmp_path):
+    cut = judged(tmp_path, 5.0, 4.0)
+    del cut["kept"]["judged"]
+    best = Best(Plan(keep=3, evaluate_every=1), tmp_path)
+    best.load_state_dict(cut)
+    assert not best.missed(2)
+
+
+def test_a_checkpoint_among_the_best_remembers_what_the_newest_does(tmp_path):
+    state = judged(tmp_path, 5.0, 6.0, 7.0)
+    assert state["kept"]["waited"] == 2
+    assert checkpoint.load(tmp_path / "best_step3.pt")["kept"] == state["kept"]
