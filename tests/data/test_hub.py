@@ -1,12 +1,16 @@
 """Data sets of the library datasets, from folders that it wrote itself; nothing is fetched."""
 
 import io
+import json
 import logging
+import os
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from hostile import Call
 from PIL import Image
 
 from diffusion.data.datasets import huggingface
@@ -142,7 +146,7 @@ def test_wrong_columns_and_names_are_one_sentence(tmp_path):
     assert "choose from img (Image), label (ClassLabel)" in said
     assert "data.label_column=kind is no column" in refused(mine, label_column="kind")
     assert "data.image_column=label holds no images" in refused(mine, image_column="label")
-    assert "there is no such folder, and it is no name of the Hub" in refused(str(tmp_path / "nothing"))
+    assert "is no folder here, and data sets of the Hub are called OWNER/NAME" in refused(str(tmp_path / "nothing"))
     (tmp_path / "a.txt").write_text("", encoding="utf-8")
     assert "a file must be .parquet" in refused(str(tmp_path / "a.txt"))
     (tmp_path / "empty").mkdir()
@@ -168,6 +172,65 @@ def test_a_table_names_no_file_elsewhere_and_no_program_is_started(tmp_path, pos
         said = refused(str(tmp_path / name))
         assert "column img, its row 0, cannot be read as an image" in said
         assert ("outside the data" in said) == (name == "elsewhere")
+
+
+@pytest.mark.parametrize("name", ["json", "text", "parquet", "pandas", "imagefolder"])
+def test_a_folder_called_as_one_of_the_librarys_readers(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert "is no folder here, and data sets of the Hub are called OWNER/NAME" in refused(name)
+    parquet(tmp_path / name)
+    data = huggingface(name)
+    assert (len(data.train), len(data.test)) == (18, 6) and same_images(data.train, slice(18))
+    shutil.rmtree(tmp_path / name)  # and what the library kept of it is not taken in its place
+    assert "is no folder here" in refused(name)
+
+
+def test_no_pickle_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pandas").mkdir()
+    (tmp_path / "pandas" / "train.pkl").write_bytes(pickle.dumps(Call(os.mkdir, "owned"), 2))
+    for name in ("pandas", str(tmp_path / "pandas")):
+        assert "cannot be read by the library datasets" in refused(name)
+    assert "a file must be .parquet" in refused("pandas/train.pkl")
+    assert not (tmp_path / "owned").exists()
+
+
+CARDS = {
+    "../secret/train.parquet": "README.md",
+    "data/../../secret/*": ".huggingface.yaml",
+    "https://example.org/train.parquet": "README.md",
+    "hf://datasets/some/one/train.parquet": "README.md",
+    "/etc/*": "README.md",
+}
+
+
+@pytest.mark.parametrize("place", CARDS)
+def test_a_card_names_no_files_outside_its_folder(tmp_path, place):
+    parquet(tmp_path / "secret")
+    parquet(tmp_path / "mine")
+    card = tmp_path / "mine" / CARDS[place]
+    fence = "---\n" if card.suffix == ".md" else ""
+    for setting in ("data_files: '{}'", "data_files: [{{split: train, path: ['{}']}}]", "data_dir: '{}'"):
+        config = f"configs:\n- config_name: a\n  {setting.format(place)}\n"
+        card.write_text(f"{fence}{config}{fence}", encoding="utf-8")
+        assert f"{card.name} names a file outside the folder, {place}" in refused(str(tmp_path / "mine"))
+    card.write_text(f"{fence}{config.replace(place, '.')}{fence}", encoding="utf-8")
+    assert len(huggingface(str(tmp_path / "mine")).train) > 0
+
+
+def test_what_save_to_disk_wrote_names_no_files_outside_its_folder(tmp_path):
+    table(slice(18)).save_to_disk(tmp_path / "secret")
+    saved(tmp_path / "mine")
+    state = tmp_path / "mine" / "train" / "state.json"
+    was = json.loads(state.read_text(encoding="utf-8"))
+    (file,) = (tmp_path / "secret").glob("*.arrow")
+    for name in (f"../../secret/{file.name}", str(file)):
+        state.write_text(json.dumps({**was, "_data_files": [{"filename": name}]}), encoding="utf-8")
+        assert f"state.json names a file outside the folder, {name}" in refused(str(tmp_path / "mine"))
+    state.write_text(json.dumps(was), encoding="utf-8")
+    splits = tmp_path / "mine" / "dataset_dict.json"
+    splits.write_text('{"splits": ["../secret"]}', encoding="utf-8")
+    assert "dataset_dict.json names a file outside the folder, ../secret" in refused(str(tmp_path / "mine"))
 
 
 def test_the_hub_that_cannot_be_reached_is_told_at_once_unless_it_was_fetched_before(

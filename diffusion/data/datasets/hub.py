@@ -1,6 +1,7 @@
 """Data sets of the library `datasets` (pip install -e ".[hub]"): of the Hugging Face Hub, or of a folder.
 
-The library is asked for tables alone: what it once called scripts, code that came with a data set, it no longer runs.
+The library is asked for tables and pictures alone, see `diffusion.data.table_folder`: none of its readers is chosen
+by a name, and what it once called scripts, code that came with a data set, it no longer runs.
 """
 
 import logging
@@ -18,12 +19,12 @@ from diffusion.data.images import ImageData
 from diffusion.data.labelled import Labelled, in_splits
 from diffusion.data.shapes import Padding, check_size, pair
 from diffusion.data.splits import TEST, TRAINING, VALIDATION
+from diffusion.data.table_folder import open_tables
 from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
-ON_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)  # a bare name would be one of the library's own readers
 PATIENCE = 10  # seconds until the Hub has answered
-SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
 
 
 def huggingface(
@@ -119,7 +120,7 @@ def library() -> Any:
     try:
         import datasets
 
-        _ = datasets.load_dataset, datasets.List  # of version 4, the first that runs no code of a data set
+        _ = datasets.load_dataset, datasets.List  # of version 4, the first without scripts
     except (ImportError, AttributeError) as error:
         raise UserError('data=huggingface needs the library datasets: pip install -e ".[hub]".') from error
     datasets.logging.set_verbosity(logging.CRITICAL)  # what is wrong is told here, in a sentence
@@ -130,17 +131,11 @@ def tables_of(name: str, subset: str | None, where: str) -> dict[str, Any]:
     """The splits of a data set by their names; arguments as of `huggingface`."""
     datasets, path = library(), Path(name)
     try:
-        if path.is_dir():
+        if path.exists():
             datasets.disable_progress_bars()
-            saved = any((path / mark).exists() for mark in SAVED)
-            found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, subset)
-        elif path.is_file():
-            datasets.disable_progress_bars()
-            if path.suffix != ".parquet":
-                raise ValueError("a file must be .parquet")
-            found = datasets.load_dataset("parquet", data_files=name)
+            found = open_tables(datasets, path, subset, where)
         elif not ON_THE_HUB.fullmatch(name):
-            raise UserError(f"{where}: there is no such folder, and it is no name of the Hub (OWNER/NAME).")
+            raise UserError(f"{where} is no folder here, and data sets of the Hub are called OWNER/NAME.")
         else:
             found = from_hub(name, subset, where)
     except (UserError, MemoryError):
@@ -182,7 +177,9 @@ def from_hub(name: str, subset: str | None, where: str) -> Any:
 
 
 def fetched(name: str) -> bool:
-    """Whether a data set of the Hub was fetched before."""
+    """Whether a data set of the Hub was fetched before; other folders are kept beside them, by a bare name."""
+    if not ON_THE_HUB.fullmatch(name):
+        return False
     kept, wanted = Path(library().config.HF_DATASETS_CACHE), name.replace("/", "___").lower()
     return kept.is_dir() and any(place.is_dir() and place.name.lower() == wanted for place in kept.iterdir())
 
