@@ -72,14 +72,17 @@ def check_cards(path: Path, where: str) -> None:
 
 
 def check_saved(path: Path, where: str) -> None:
-    """Raise `UserError` where what save_to_disk wrote names files outside; arguments as of `open_tables`."""
+    """Raise `UserError` where a split that save_to_disk wrote is empty, or names files outside the folder."""
     folders, whole = [path], path / "dataset_dict.json"
     if whole.is_file():
         splits = json.loads(whole.read_text(encoding="utf-8"))["splits"]
         folders += [path / of_one_word(split, where, whole.name) for split in splits]
     for state in (folder / "state.json" for folder in folders):
         if state.is_file():
-            for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]:
+            files = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+            if not files:  # which the library cannot read
+                raise UserError(f"{where}: {state.parent.name} is empty: leave it out, or fill it.")
+            for file in files:
                 of_one_word(file["filename"], where, state.name)
 
 

@@ -14,6 +14,7 @@ from hostile import Call
 from PIL import Image
 
 from diffusion.data.datasets import huggingface
+from diffusion.data.datasets.hub import by_use
 from diffusion.system.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -127,6 +128,47 @@ def test_columns_of_arrays_and_labels_that_are_texts(tmp_path):
     assert data.class_names == ["0", "1", "2"] and data.train.images.shape[1:] == (1, 6, 6)
     known = {pixels.tobytes() for pixels in PIXELS[..., 0]}
     assert all(image.numpy().tobytes() in known for image in data.train.images)
+
+
+def test_settings_of_images_are_not_ignored_for_arrays_nor_the_other_way_round(tmp_path, monkeypatch):
+    table().save_to_disk(tmp_path / "images")
+    datasets.Dataset.from_dict({"x": PIXELS.tolist()}).save_to_disk(tmp_path / "arrays")
+    for given, said in (({"range": [0, 1]}, "data.range=[0,1]"), ({"layout": "hwc"}, "data.layout=hwc")):
+        assert f"{said} is for arrays, and" in refused(str(tmp_path / "images"), **given)
+    huggingface(str(tmp_path / "arrays"), range=[0, 255], layout="hwc")
+    for given, said in (
+        ({"image_size": [8, 6]}, "data.image_size=[8,6]"),
+        ({"channels": 1}, "data.channels=1"),
+        ({"fit": "pad"}, "data.fit=pad"),
+    ):
+        assert f"{said} is for images, and" in refused(str(tmp_path / "arrays"), **given)
+    monkeypatch.setattr("diffusion.data.columns.MEMORY_LIMIT", PIXELS.size - 1)
+    assert "its 24 arrays take more than 0.0 GiB" in refused(str(tmp_path / "arrays"), range=[0, 255])
+
+
+def test_a_folder_of_several_configurations_says_their_names(tmp_path):
+    for name in ("aa", "bb"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        table(slice(18) if name == "aa" else slice(12)).to_parquet(tmp_path / "mine" / name / "train.parquet")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/*\n" for name in ("aa", "bb"))
+    (tmp_path / "mine" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
+    mine = str(tmp_path / "mine")
+    assert "has several configurations: choose from aa, bb, by data.subset=aa." in refused(mine)
+    assert "has no configuration cc: choose from aa, bb, by data.subset=aa." in refused(mine, subset="cc")
+    data = huggingface(mine, subset="bb", test_fraction=0.25)
+    assert len(data.train) + len(data.test) == 12
+
+
+def test_an_empty_split_to_train_with_is_told(tmp_path):
+    tables = {"train": table(slice(0)), "test": table()}
+    with pytest.raises(UserError, match="mine: its split train is empty"):
+        by_use(tables, "mine")
+    datasets.DatasetDict(train=table(slice(0)), test=table()).save_to_disk(tmp_path / "saved")
+    assert "/saved: train is empty: leave it out, or fill it." in refused(str(tmp_path / "saved"))
+    (tmp_path / "mine").mkdir()
+    table(slice(0)).to_parquet(tmp_path / "mine" / "train.parquet")
+    table().to_parquet(tmp_path / "mine" / "test.parquet")
+    assert "/mine: its split train is empty: leave it out, or fill it." in refused(str(tmp_path / "mine"))
 
 
 def test_a_test_split_without_classes_is_not_used(tmp_path, caplog):

@@ -141,10 +141,21 @@ def tables_of(name: str, subset: str | None, where: str) -> dict[str, Any]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # of many kinds: the library's, Arrow's, the network's
+        if names := configurations(str(error)):
+            wrong = f"has no configuration {subset}" if subset else "has several configurations"
+            raise UserError(f"{where} {wrong}: choose from {some(names, 10)}, by data.subset={names[0]}.") from error
+        if nothing := re.search(r'"(.+)" corresponds to no data', str(error)):
+            raise UserError(f"{where}: its split {nothing[1]} is empty: leave it out, or fill it.") from error
         raise UserError(
             f"{where} cannot be read by the library datasets ({brief(error.__cause__ or error, 200)})."
         ) from error
     return dict(found) if isinstance(found, dict) else {TRAINING[0]: found}
+
+
+def configurations(error: str) -> list[str]:
+    """The names that the library lists in the error with which it asks for one of them."""
+    listing = re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?(\[.*?\])", error, re.DOTALL)
+    return re.findall(r"'([^']*)'", listing[1]) if listing else []
 
 
 def from_hub(name: str, subset: str | None, where: str) -> Any:
@@ -195,6 +206,9 @@ def by_use(tables: dict[str, Any], where: str) -> tuple[str, list[str]]:
     train = next((names[word] for word in TRAINING if word in names), None)
     if train is None and len(tables) == 1:
         train = next(iter(tables))
+    empty = next((name for name in tables if name.lower() in TRAINING), None)
+    if train is None and empty is not None:
+        raise UserError(f"{where}: its split {empty} is empty: leave it out, or fill it.")
     if train is None:
         raise UserError(f"{where} has the splits {some(list(tables), 10)}, and none of them is called train.")
     return train, [names[word] for word in (*TEST, *VALIDATION) if word in names and names[word] != train]
