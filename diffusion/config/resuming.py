@@ -229,8 +229,9 @@ def check_hub(node: Config) -> None:
     name = str(node.get("name"))[:200]
     if not os.path.exists(name) and not ON_THE_HUB.fullmatch(name):
         raise UserError(
-            f"data.name={name}, which the checkpoint names, is no folder here: put it there, or give its new place by "
-            "data.name=… (with sample.py, give images by task.images=…)."
+            f"data.name={name}, which the checkpoint names, is no folder here, and data sets of the Hub are called "
+            "OWNER/NAME: put it there, or give its new place by data.name=… (with sample.py, give images by "
+            "task.images=…)."
         )
     if not os.path.exists(name) and not fetched(name):
         raise UserError(

@@ -64,12 +64,33 @@ class ImageColumn:
         from datasets import Image
 
         if isinstance(table.features[column], Image):
+            for setting, given in (("range", self.value_range), ("layout", self.layout)):
+                if given is not None:
+                    raise UserError(
+                        f"data.{setting}={in_brackets(given)} is for arrays, and {what} holds images: leave it out."
+                    )
             return self.decoded(table.cast_column(column, Image(decode=False))[column], what)
+        self.check_arrays(table, column, what)
         values = np.asarray(table.with_format("numpy")[column][:])
         if values.dtype == object:
             raise UserError(f"{what} holds lists of several shapes: images must be of one size.")
         kind = inner(table.features[column])
         return pixels(values.astype(kind) if kind else values, what, self.value_range, self.layout)
+
+    def check_arrays(self, table: Any, column: str, what: str) -> None:
+        """Raise `UserError` where arrays take too much memory, or should be changed as only images can be."""
+        fit = None if self.fit == "crop" else self.fit
+        for setting, given in (("image_size", self.size), ("channels", self.channels), ("fit", fit)):
+            if given is not None:
+                raise UserError(
+                    f"data.{setting}={in_brackets(given)} is for images, and {what} holds arrays, which are taken as "
+                    "they are: leave it out, or save a column of images."
+                )
+        if table.data.column(column).nbytes > MEMORY_LIMIT:
+            raise UserError(
+                f"{what}: its {len(table):,} arrays take more than {MEMORY_LIMIT / 2**30:.1f} GiB of memory: save them "
+                "as files, for data=image_folder."
+            )
 
     def decoded(self, entries: Any, what: str) -> Tensor:
         """Images that are files, as bytes or with a path; arguments and errors as of `read`."""
@@ -135,6 +156,11 @@ def classes_in(table: Any, column: str, what: str) -> list[str] | None:
             "data.label_column=…, or set data.labels=false."
         )
     return [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
+
+
+def in_brackets(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def inner(feature: Any) -> str | None:

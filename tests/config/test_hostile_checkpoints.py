@@ -359,6 +359,30 @@ def test_a_checkpoint_makes_no_folder_outside_the_working_one(good, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize("name", ["pandas", "./pandas"])
+def test_a_checkpoint_chooses_no_reader_of_the_library_datasets(name, good, tmp_path, monkeypatch):
+    """One of them is called pandas, looks around in the working directory, and up to version 5.1 unpickles."""
+    reader = pytest.importorskip("datasets.packaged_modules.pandas.pandas").Pandas
+    pandas = pytest.importorskip("pandas")
+
+    def tables(self, files):
+        for file in files:
+            yield 0, pandas.read_pickle(file)
+
+    monkeypatch.setattr(reader, "_generate_tables", tables)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "kept")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pandas").mkdir()
+    (tmp_path / "pandas" / "train.pkl").write_bytes(pickle.dumps(Call(os.mkdir, "owned"), 2))
+    state = with_config(good, data={"_target_": "diffusion.data.datasets.huggingface", "name": name})
+    with pytest.raises(UserError, match="data.name=.* cannot be read by the library datasets"):
+        build.data_of(state)
+    (tmp_path / "pandas").rename(tmp_path / "train")
+    with pytest.raises(UserError, match="data.name=.* is no folder here"):
+        build.data_of(state)
+    assert not (tmp_path / "owned").exists()
+
+
 def test_averages_that_are_not_whole_are_refused(good):
     state = {**good, "ema": {**good["ema"], "averages": {0.0: {}, "x": {}}}}
     assert "ema_width=0.1" in told(trained.trained_weights, state, True, 0.1)

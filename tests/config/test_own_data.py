@@ -114,6 +114,7 @@ def test_a_checkpoint_fetches_nothing_from_the_hub(monkeypatch):
     assert resumed(saved, "++data.name=some/one")["data"]["name"] == "some/one"
     monkeypatch.setattr(hub, "fetched", lambda name: True)
     assert resumed(saved, "training.steps=9")["data"]["name"] == "some/one"
-    saved["data"]["name"] = "/not/here"
-    with pytest.raises(UserError, match="data.name=/not/here, which the checkpoint names, is no folder here"):
-        resumed(saved, "training.steps=9")
+    for name in ("/not/here", "pandas", "../some"):  # of which the library has a reader, or kept another folder
+        saved["data"]["name"] = name
+        with pytest.raises(UserError, match=f"data.name={name}, which the checkpoint names, is no folder here"):
+            resumed(saved, "training.steps=9")

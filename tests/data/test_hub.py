@@ -1,15 +1,20 @@
 """Data sets of the library datasets, from folders that it wrote itself; nothing is fetched."""
 
 import io
+import json
 import logging
+import os
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from hostile import Call
 from PIL import Image
 
 from diffusion.data.datasets import huggingface
+from diffusion.data.datasets.hub import by_use
 from diffusion.system.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -125,6 +130,47 @@ def test_columns_of_arrays_and_labels_that_are_texts(tmp_path):
     assert all(image.numpy().tobytes() in known for image in data.train.images)
 
 
+def test_settings_of_images_are_not_ignored_for_arrays_nor_the_other_way_round(tmp_path, monkeypatch):
+    table().save_to_disk(tmp_path / "images")
+    datasets.Dataset.from_dict({"x": PIXELS.tolist()}).save_to_disk(tmp_path / "arrays")
+    for given, said in (({"range": [0, 1]}, "data.range=[0,1]"), ({"layout": "hwc"}, "data.layout=hwc")):
+        assert f"{said} is for arrays, and" in refused(str(tmp_path / "images"), **given)
+    huggingface(str(tmp_path / "arrays"), range=[0, 255], layout="hwc")
+    for given, said in (
+        ({"image_size": [8, 6]}, "data.image_size=[8,6]"),
+        ({"channels": 1}, "data.channels=1"),
+        ({"fit": "pad"}, "data.fit=pad"),
+    ):
+        assert f"{said} is for images, and" in refused(str(tmp_path / "arrays"), **given)
+    monkeypatch.setattr("diffusion.data.columns.MEMORY_LIMIT", PIXELS.size - 1)
+    assert "its 24 arrays take more than 0.0 GiB" in refused(str(tmp_path / "arrays"), range=[0, 255])
+
+
+def test_a_folder_of_several_configurations_says_their_names(tmp_path):
+    for name in ("aa", "bb"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        table(slice(18) if name == "aa" else slice(12)).to_parquet(tmp_path / "mine" / name / "train.parquet")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/*\n" for name in ("aa", "bb"))
+    (tmp_path / "mine" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
+    mine = str(tmp_path / "mine")
+    assert "has several configurations: choose from aa, bb, by data.subset=aa." in refused(mine)
+    assert "has no configuration cc: choose from aa, bb, by data.subset=aa." in refused(mine, subset="cc")
+    data = huggingface(mine, subset="bb", test_fraction=0.25)
+    assert len(data.train) + len(data.test) == 12
+
+
+def test_an_empty_split_to_train_with_is_told(tmp_path):
+    tables = {"train": table(slice(0)), "test": table()}
+    with pytest.raises(UserError, match="mine: its split train is empty"):
+        by_use(tables, "mine")
+    datasets.DatasetDict(train=table(slice(0)), test=table()).save_to_disk(tmp_path / "saved")
+    assert "/saved: train is empty: leave it out, or fill it." in refused(str(tmp_path / "saved"))
+    (tmp_path / "mine").mkdir()
+    table(slice(0)).to_parquet(tmp_path / "mine" / "train.parquet")
+    table().to_parquet(tmp_path / "mine" / "test.parquet")
+    assert "/mine: its split train is empty: leave it out, or fill it." in refused(str(tmp_path / "mine"))
+
+
 def test_a_test_split_without_classes_is_not_used(tmp_path, caplog):
     splits = {"train": table(), "test": table(slice(6), label=[-1] * 6)}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "mine")
@@ -142,7 +188,7 @@ def test_wrong_columns_and_names_are_one_sentence(tmp_path):
     assert "choose from img (Image), label (ClassLabel)" in said
     assert "data.label_column=kind is no column" in refused(mine, label_column="kind")
     assert "data.image_column=label holds no images" in refused(mine, image_column="label")
-    assert "there is no such folder, and it is no name of the Hub" in refused(str(tmp_path / "nothing"))
+    assert "is no folder here, and data sets of the Hub are called OWNER/NAME" in refused(str(tmp_path / "nothing"))
     (tmp_path / "a.txt").write_text("", encoding="utf-8")
     assert "a file must be .parquet" in refused(str(tmp_path / "a.txt"))
     (tmp_path / "empty").mkdir()
@@ -168,6 +214,65 @@ def test_a_table_names_no_file_elsewhere_and_no_program_is_started(tmp_path, pos
         said = refused(str(tmp_path / name))
         assert "column img, its row 0, cannot be read as an image" in said
         assert ("outside the data" in said) == (name == "elsewhere")
+
+
+@pytest.mark.parametrize("name", ["json", "text", "parquet", "pandas", "imagefolder"])
+def test_a_folder_called_as_one_of_the_librarys_readers(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert "is no folder here, and data sets of the Hub are called OWNER/NAME" in refused(name)
+    parquet(tmp_path / name)
+    data = huggingface(name)
+    assert (len(data.train), len(data.test)) == (18, 6) and same_images(data.train, slice(18))
+    shutil.rmtree(tmp_path / name)  # and what the library kept of it is not taken in its place
+    assert "is no folder here" in refused(name)
+
+
+def test_no_pickle_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pandas").mkdir()
+    (tmp_path / "pandas" / "train.pkl").write_bytes(pickle.dumps(Call(os.mkdir, "owned"), 2))
+    for name in ("pandas", str(tmp_path / "pandas")):
+        assert "cannot be read by the library datasets" in refused(name)
+    assert "a file must be .parquet" in refused("pandas/train.pkl")
+    assert not (tmp_path / "owned").exists()
+
+
+CARDS = {
+    "../secret/train.parquet": "README.md",
+    "data/../../secret/*": ".huggingface.yaml",
+    "https://example.org/train.parquet": "README.md",
+    "hf://datasets/some/one/train.parquet": "README.md",
+    "/etc/*": "README.md",
+}
+
+
+@pytest.mark.parametrize("place", CARDS)
+def test_a_card_names_no_files_outside_its_folder(tmp_path, place):
+    parquet(tmp_path / "secret")
+    parquet(tmp_path / "mine")
+    card = tmp_path / "mine" / CARDS[place]
+    fence = "---\n" if card.suffix == ".md" else ""
+    for setting in ("data_files: '{}'", "data_files: [{{split: train, path: ['{}']}}]", "data_dir: '{}'"):
+        config = f"configs:\n- config_name: a\n  {setting.format(place)}\n"
+        card.write_text(f"{fence}{config}{fence}", encoding="utf-8")
+        assert f"{card.name} names a file outside the folder, {place}" in refused(str(tmp_path / "mine"))
+    card.write_text(f"{fence}{config.replace(place, '.')}{fence}", encoding="utf-8")
+    assert len(huggingface(str(tmp_path / "mine")).train) > 0
+
+
+def test_what_save_to_disk_wrote_names_no_files_outside_its_folder(tmp_path):
+    table(slice(18)).save_to_disk(tmp_path / "secret")
+    saved(tmp_path / "mine")
+    state = tmp_path / "mine" / "train" / "state.json"
+    was = json.loads(state.read_text(encoding="utf-8"))
+    (file,) = (tmp_path / "secret").glob("*.arrow")
+    for name in (f"../../secret/{file.name}", str(file)):
+        state.write_text(json.dumps({**was, "_data_files": [{"filename": name}]}), encoding="utf-8")
+        assert f"state.json names a file outside the folder, {name}" in refused(str(tmp_path / "mine"))
+    state.write_text(json.dumps(was), encoding="utf-8")
+    splits = tmp_path / "mine" / "dataset_dict.json"
+    splits.write_text('{"splits": ["../secret"]}', encoding="utf-8")
+    assert "dataset_dict.json names a file outside the folder, ../secret" in refused(str(tmp_path / "mine"))
 
 
 def test_the_hub_that_cannot_be_reached_is_told_at_once_unless_it_was_fetched_before(

@@ -1,6 +1,7 @@
 """Data sets of the library `datasets` (pip install -e ".[hub]"): of the Hugging Face Hub, or of a folder.
 
-The library is asked for tables alone: what it once called scripts, code that came with a data set, it no longer runs.
+The library is asked for tables and pictures alone, see `diffusion.data.table_folder`: none of its readers is chosen
+by a name, and what it once called scripts, code that came with a data set, it no longer runs.
 """
 
 import logging
@@ -18,12 +19,12 @@ from diffusion.data.images import ImageData
 from diffusion.data.labelled import Labelled, in_splits
 from diffusion.data.shapes import Padding, check_size, pair
 from diffusion.data.splits import TEST, TRAINING, VALIDATION
+from diffusion.data.table_folder import open_tables
 from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
-ON_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)  # a bare name would be one of the library's own readers
 PATIENCE = 10  # seconds until the Hub has answered
-SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
 
 
 def huggingface(
@@ -119,7 +120,7 @@ def library() -> Any:
     try:
         import datasets
 
-        _ = datasets.load_dataset, datasets.List  # of version 4, the first that runs no code of a data set
+        _ = datasets.load_dataset, datasets.List  # of version 4, the first without scripts
     except (ImportError, AttributeError) as error:
         raise UserError('data=huggingface needs the library datasets: pip install -e ".[hub]".') from error
     datasets.logging.set_verbosity(logging.CRITICAL)  # what is wrong is told here, in a sentence
@@ -130,26 +131,31 @@ def tables_of(name: str, subset: str | None, where: str) -> dict[str, Any]:
     """The splits of a data set by their names; arguments as of `huggingface`."""
     datasets, path = library(), Path(name)
     try:
-        if path.is_dir():
+        if path.exists():
             datasets.disable_progress_bars()
-            saved = any((path / mark).exists() for mark in SAVED)
-            found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, subset)
-        elif path.is_file():
-            datasets.disable_progress_bars()
-            if path.suffix != ".parquet":
-                raise ValueError("a file must be .parquet")
-            found = datasets.load_dataset("parquet", data_files=name)
+            found = open_tables(datasets, path, subset, where)
         elif not ON_THE_HUB.fullmatch(name):
-            raise UserError(f"{where}: there is no such folder, and it is no name of the Hub (OWNER/NAME).")
+            raise UserError(f"{where} is no folder here, and data sets of the Hub are called OWNER/NAME.")
         else:
             found = from_hub(name, subset, where)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # of many kinds: the library's, Arrow's, the network's
+        if names := configurations(str(error)):
+            wrong = f"has no configuration {subset}" if subset else "has several configurations"
+            raise UserError(f"{where} {wrong}: choose from {some(names, 10)}, by data.subset={names[0]}.") from error
+        if nothing := re.search(r'"(.+)" corresponds to no data', str(error)):
+            raise UserError(f"{where}: its split {nothing[1]} is empty: leave it out, or fill it.") from error
         raise UserError(
             f"{where} cannot be read by the library datasets ({brief(error.__cause__ or error, 200)})."
         ) from error
     return dict(found) if isinstance(found, dict) else {TRAINING[0]: found}
+
+
+def configurations(error: str) -> list[str]:
+    """The names that the library lists in the error with which it asks for one of them."""
+    listing = re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?(\[.*?\])", error, re.DOTALL)
+    return re.findall(r"'([^']*)'", listing[1]) if listing else []
 
 
 def from_hub(name: str, subset: str | None, where: str) -> Any:
@@ -182,7 +188,9 @@ def from_hub(name: str, subset: str | None, where: str) -> Any:
 
 
 def fetched(name: str) -> bool:
-    """Whether a data set of the Hub was fetched before."""
+    """Whether a data set of the Hub was fetched before; other folders are kept beside them, by a bare name."""
+    if not ON_THE_HUB.fullmatch(name):
+        return False
     kept, wanted = Path(library().config.HF_DATASETS_CACHE), name.replace("/", "___").lower()
     return kept.is_dir() and any(place.is_dir() and place.name.lower() == wanted for place in kept.iterdir())
 
@@ -198,6 +206,9 @@ def by_use(tables: dict[str, Any], where: str) -> tuple[str, list[str]]:
     train = next((names[word] for word in TRAINING if word in names), None)
     if train is None and len(tables) == 1:
         train = next(iter(tables))
+    empty = next((name for name in tables if name.lower() in TRAINING), None)
+    if train is None and empty is not None:
+        raise UserError(f"{where}: its split {empty} is empty: leave it out, or fill it.")
     if train is None:
         raise UserError(f"{where} has the splits {some(list(tables), 10)}, and none of them is called train.")
     return train, [names[word] for word in (*TEST, *VALIDATION) if word in names and names[word] != train]
