@@ -85,6 +85,10 @@ def test_an_own_network_by_the_command_line(copied):
     assert "its source is still the same): if you trust it, add trust=my_parts." in text and "Traceback" not in text
     with open(copied / "my_parts.py", "a", encoding="utf-8") as file:
         file.write("# more\n")
+    again = (f"hydra.run.dir={run}", "hydra.job.chdir=true")
+    text = start(copied, ROOT / "train.py", *given, *TINY, *again, check=False)
+    assert "holds a run already, with another source of my_parts" in text and "Traceback" not in text
+    assert checkpoint.load(run / "last.pt")["own_parts"] == state["own_parts"]
     text = start(copied, ROOT / "train.py", f"resume={run}", "training.steps=3", "trust=my_parts")
     assert "my_parts has changed since" in text
     changed = checkpoint.load(run / "last.pt")
