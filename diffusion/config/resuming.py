@@ -116,7 +116,7 @@ def resumed_config(saved: Config, cfg: DictConfig, overrides: Sequence[str]) -> 
             f"add features=module features.network._target_={name}, or else features=auto."
         )
     if "track" not in given:
-        config["track"] = asked_here(saved["track"], new["track"], Path(cfg.output_dir))
+        config["track"] = asked_here(saved["track"], new["track"], Path(cfg.get("output_dir", ".")))
     result: Any = OmegaConf.to_container(config)
     return {str(k): v for k, v in result.items() if k != "trust"}  # which is the command's alone
 
