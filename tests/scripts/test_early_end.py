@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from conftest import CACHE
 
 
+@pytest.mark.slow
 def test_it_ends_in_good_order_and_is_known_as_finished(run, tmp_path):
     words = [
         *("model.width=8", "model.groups=4", "model.head_width=8", "device=cpu", "preview.steps=1", "track=null"),

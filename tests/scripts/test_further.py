@@ -78,6 +78,7 @@ def answers(two, home):
     return told(home, [words for words, _, _ in CASES])
 
 
+@pytest.mark.slow
 def test_other_images_and_a_part_that_is_frozen(two, home):
     assert [code for code, _ in two] == [0, 0], two
     text = two[1][1]

@@ -69,6 +69,7 @@ def drawn(folder):
         return file["arr_0"].shape
 
 
+@pytest.mark.slow
 def test_a_folder_at_its_own_size_is_padded_for_the_network_and_drawn(tmp_path):
     paint(tmp_path / "photos", 30, 22)
     paint(tmp_path / "others", 22, 30)
