@@ -102,7 +102,7 @@ def test_a_model_is_taken_further(answers, number):
 
 @pytest.mark.slow
 def test_the_commands_that_are_offered_can_be_pasted(answers, home):
-    further, anew = re.findall(r"python (\S*train\.py .*?)(?:  –|$)", answers[2][1], re.MULTILINE)
+    further, anew = re.findall(r"python (\S*train\.py .*?)(?:  –|  \(|$)", answers[2][1], re.MULTILINE)
     commands = [
         ["train.py", *shlex.split(line)[1:], *SMALL, f"hydra.run.dir={i}"] for i, line in enumerate((further, anew))
     ]
