@@ -63,7 +63,7 @@ def train(cfg: DictConfig) -> float | None:
     from diffusion.records.results import fingerprint, finished, write_json
     from diffusion.system import ranks
     from diffusion.system.errors import UserError
-    from diffusion.training.interruption import resume_command, trusting
+    from diffusion.training.interruption import trusting
 
     settings.check_top_level(cfg, SETTINGS)
     folder = Path(cfg.output_dir)
@@ -98,7 +98,6 @@ def train(cfg: DictConfig) -> float | None:
         config = starting.starting_config(start, cfg, overrides)
     elif cfg.loss["_target_"] == "diffusion.loss.consistency.Consistency":
         raise UserError("loss=consistency teaches a trained model to draw in few steps: add checkpoint=RUN.")
-    trusted = opening.recorded(config)
     sweep = Path(HydraConfig.get().sweep.dir).name if HydraConfig.get().mode == RunMode.MULTIRUN else None
     trainer = training_run.build_trainer(config, folder, state, start, sweep)
     if ranks.first():
@@ -106,7 +105,7 @@ def train(cfg: DictConfig) -> float | None:
     if ranks.size() > 1:
         log.info("%d processes share every batch.", ranks.size())
     log.info("Run folder: %s", folder)
-    log.info("If it is interrupted, continue with: %s", resume_command(folder, trusted))
+    log.info("If it is interrupted, continue with: %s", trainer.state.way_on())
     try:
         trainer.tracker.text("config", OmegaConf.to_yaml(config))
         options = {
@@ -128,7 +127,7 @@ def train(cfg: DictConfig) -> float | None:
         log.info("A quick estimate of %s:\n%s", scores["protocol"]["images"], summary([scores]))
         for note in scores["notes"]:
             log.info("%s", note)
-        way = f"{quote(os.path.relpath(folder))}{trusting(trusted)}"
+        way = f"{quote(os.path.relpath(folder))}{trusting(trainer.state.header.get('own_parts', ()))}"
         log.info("Better ones take more images: python evaluate.py checkpoint=%s n=10000", way)
     elif not (folder / "report.md").exists():
         write_json(folder / "metrics.json", {"status": "finished", **extra})

@@ -51,17 +51,7 @@ def run(tmp_path):
 
     def call(script, *arguments, check=True, env=None, timeout=240):
         command = [sys.executable, str(ROOT / script), *arguments]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return done
+        return ended(command, tmp_path, check, timeout, {"OMP_NUM_THREADS": "2", **(env or {})})
 
     return call
 
@@ -171,6 +161,22 @@ class FiniteDenoiser(Exact):
         distance = (flat[:, None] - alpha.view(-1, 1, 1) * points[None]).square().sum(dim=2)  # (B, n)
         weight = torch.softmax(self.log_p - distance / (2 * sigma.view(-1, 1) ** 2), dim=1)
         return (weight @ points).view_as(x_t)
+
+
+def ended(command, cwd, check=True, timeout=240, env=None):
+    """A command that was run to its end, with its output as text."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
 
 
 def toy(n=60, size=8, shift=0):

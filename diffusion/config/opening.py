@@ -3,11 +3,11 @@ where those are trusted.
 """
 
 import logging
-import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from diffusion.config.resuming import another_run
 from diffusion.config.trust import covering, foreign, modules, source_hash, sources
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
@@ -61,10 +61,7 @@ def same_source(folder: Path, state: dict[str, Any], own: dict[str, str]) -> Non
     of `own`, from `recorded`."""
     for module, was in state.get("own_parts", {}).items():
         if own.get(module, was) != was:
-            raise UserError(
-                f"{folder} holds a run already, with another source of {module} than it has now: choose another "
-                f"folder, or go on with that run by {shlex.quote(f'resume={folder}')}."
-            )
+            raise another_run(folder, f"another source of {module} than it has now")
 
 
 def home(name: str, had: Collection[str]) -> str:

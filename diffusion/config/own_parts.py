@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from diffusion.config import own_formulas, trust
+from diffusion.data.shapes import pair
 from diffusion.evaluation.cache import cache_key
 from diffusion.system.errors import UserError
 
@@ -192,7 +193,7 @@ def check_network(
     if not hasattr(network, "num_classes"):
         network.num_classes = num_classes  # type: ignore[assignment]
     said, training = f"model._target_={name}", network.training
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = pair(image_size)
     x, t = torch.zeros(2, channels, *sides), torch.tensor([1.0, 1000.0])
     labels = torch.tensor([0, num_classes]) if num_classes else None
     shown = f"labels [0, {num_classes}]" if num_classes else "no labels"

@@ -174,10 +174,15 @@ def same_run(folder: Path, saved: Config, new: Config) -> None:
     mine, asked = ({"seed": c["seed"], "checkpoint": c.get("checkpoint"), **trained_with(c)} for c in (saved, new))
     for name, value in asked.items():
         if mine.get(name) != value:
-            raise UserError(
-                f"{folder} holds a run already, with another {name} than this command asks for: choose another folder, "
-                f"or go on with that run by {shlex.quote(f'resume={folder}')}."
-            )
+            raise another_run(folder, f"another {name} than this command asks for")
+
+
+def another_run(folder: Path, what: str) -> UserError:
+    """That `folder` holds a run that differs from the one asked for in `what`."""
+    return UserError(
+        f"{folder} holds a run already, with {what}: choose another folder, or go on with that run by "
+        f"{shlex.quote(f'resume={folder}')}."
+    )
 
 
 def difference(image: Config, earlier: Config) -> str | None:

@@ -46,9 +46,8 @@ def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) ->
     taken = {name: saved[name] for name in TAKEN_OVER}
     for group in CHOICES:
         taken[group] = chosen(group, saved[group], config[group], given.get(group, set()))
-    if (
-        "objective" not in given and "sigma_data" in start["image"]
-    ):  # the network means what it meant, whatever is shown
+    if "objective" not in given and "sigma_data" in start["image"]:
+        # The network means what it meant, whatever it is shown.
         taken["objective"] = measured(saved["objective"], start["image"])
     if "" not in given.get("data", set()):
         check_places(taken["data"], [name for name in places(taken["data"]) if name not in given.get("data", set())])

@@ -36,8 +36,8 @@ def build_trainer(
         config: plain and resolved; guidance=auto and data.padding=auto in it become what they are for these images.
         folder: of the run.
         resume: the checkpoint to go on from.
-        group: name of the sweep that the run is part of.
         start: the checkpoint whose averaged weights a new run starts from.
+        group: name of the sweep that the run is part of.
     """
     from diffusion.training.loop import Trainer  # here: who draws from a model needs nothing of this
     from diffusion.training.parts import Parts

@@ -81,7 +81,7 @@ def check_saved(path: Path, where: str) -> None:
         if state.is_file():
             files = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
             if not files:  # which the library cannot read
-                raise UserError(f"{where}: {state.parent.name} is empty: leave it out, or fill it.")
+                raise empty(where, state.parent.name)
             for file in files:
                 of_one_word(file["filename"], where, state.name)
 
@@ -91,6 +91,11 @@ def of_one_word(name: str, where: str, named_by: str) -> str:
     if name in ("", ".", "..") or set(name) & set("/\\:"):
         raise outside(where, name, named_by)
     return name
+
+
+def empty(where: str, what: str) -> UserError:
+    """That a split, or the folder of one, holds nothing."""
+    return UserError(f"{where}: {what} is empty: leave it out, or fill it.")
 
 
 def outside(where: str, file: str, named_by: str) -> UserError:

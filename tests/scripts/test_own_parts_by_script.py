@@ -1,16 +1,14 @@
 """Parts of the user's own by the real command line: the commands of docs/your_own.md, and code that nobody trusts."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
 from config_helpers import tiny_config
-from conftest import CACHE, ROOT
+from conftest import CACHE, ROOT, ended
 
 from diffusion.config import training_run
 from diffusion.records import checkpoint
@@ -31,16 +29,7 @@ def copied(tmp_path):
 
 
 def start(folder, script, *words, check=True):
-    done = subprocess.run(
-        [sys.executable, str(script), *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
+    done = ended([sys.executable, str(script), *words], folder, check)
     return done.stdout + done.stderr
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import CACHE, ROOT, curve, write_pictures
+from conftest import CACHE, ROOT, curve, ended, write_pictures
 
 TINY = (
     *("model.width=8", "model.groups=4", "model.head_width=8", "training.batch_size=8", "device=cpu"),
@@ -27,17 +27,7 @@ def command(processes, script, *words):
 
 
 def start(processes, cwd, script, *words, check=True):
-    done = subprocess.run(
-        command(processes, script, *words),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+    return ended(command(processes, script, *words), cwd, check)
 
 
 def begun(cwd, *words):

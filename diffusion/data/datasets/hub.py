@@ -19,7 +19,7 @@ from diffusion.data.images import ImageData
 from diffusion.data.labelled import Labelled, in_splits
 from diffusion.data.shapes import Padding, check_size, pair
 from diffusion.data.splits import TEST, TRAINING, VALIDATION
-from diffusion.data.table_folder import open_tables
+from diffusion.data.table_folder import empty, open_tables
 from diffusion.system.errors import UserError, brief
 
 log = logging.getLogger("diffusion")
@@ -145,7 +145,7 @@ def tables_of(name: str, subset: str | None, where: str) -> dict[str, Any]:
             wrong = f"has no configuration {subset}" if subset else "has several configurations"
             raise UserError(f"{where} {wrong}: choose from {some(names, 10)}, by data.subset={names[0]}.") from error
         if nothing := re.search(r'"(.+)" corresponds to no data', str(error)):
-            raise UserError(f"{where}: its split {nothing[1]} is empty: leave it out, or fill it.") from error
+            raise empty(where, f"its split {nothing[1]}") from error
         raise UserError(
             f"{where} cannot be read by the library datasets ({brief(error.__cause__ or error, 200)})."
         ) from error
@@ -206,9 +206,9 @@ def by_use(tables: dict[str, Any], where: str) -> tuple[str, list[str]]:
     train = next((names[word] for word in TRAINING if word in names), None)
     if train is None and len(tables) == 1:
         train = next(iter(tables))
-    empty = next((name for name in tables if name.lower() in TRAINING), None)
-    if train is None and empty is not None:
-        raise UserError(f"{where}: its split {empty} is empty: leave it out, or fill it.")
+    unfilled = next((name for name in tables if name.lower() in TRAINING), None)
+    if train is None and unfilled is not None:
+        raise empty(where, f"its split {unfilled}")
     if train is None:
         raise UserError(f"{where} has the splits {some(list(tables), 10)}, and none of them is called train.")
     return train, [names[word] for word in (*TEST, *VALIDATION) if word in names and names[word] != train]
