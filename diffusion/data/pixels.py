@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.shapes import LEAST
+from diffusion.data.shapes import LEAST, MOST
 from diffusion.system.errors import UserError
 
 CHANNELS = (1, 3)  # grey, colour
@@ -75,6 +75,11 @@ def channels_first(array: np.ndarray, what: str, layout: str | None) -> np.ndarr
         raise UserError(
             f"{what} is {shape}, so its images would have {array.shape[2]}×{array.shape[3]} pixels; at least "
             f"{LEAST} a side are needed (a single image is 1 × H × W × C)."
+        )
+    if max(array.shape[2:]) > MOST:
+        raise UserError(
+            f"{what} is {shape}, so its images would have {array.shape[2]}×{array.shape[3]} pixels; at most {MOST} a "
+            "side can be learned here: make them smaller first."
         )
     return array
 

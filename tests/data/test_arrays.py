@@ -109,6 +109,8 @@ def test_the_axes_are_found_or_asked_for(tmp_path, order):
     assert "can be read in two ways: add data.layout=hwc or data.layout=chw" in refused(saved(tmp_path, x=wide))
     assert "3×8 pixels; at least 4 a side" in refused(saved(tmp_path, x=wide), layout="hwc")
     assert "8×3 pixels; at least 4 a side" in refused(saved(tmp_path, x=wide), layout="chw")
+    long = np.zeros((3, 1, 4, 1025), np.uint8)
+    assert "4×1025 pixels; at most 1024 a side" in refused(saved(tmp_path, x=long), layout="chw")
     assert "must be hwc" in refused(saved(tmp_path, x=COLOUR), layout="cwh")
 
 

@@ -92,7 +92,7 @@ def test_damaged_data_sets_are_refused(tmp_path, mini):
 
 HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000), }"
 ARRAYS = {
-    "a pickle": (npy(np.array([Call(open, "owned", "w")] * 4, object)), "pickled objects: save it anew without"),
+    "a pickle": (npy(np.array([Call(open, "owned", "w")] * 4, object)), "pickled objects"),
     "10^12 bytes announced": (npy(header=HUGE, data=bytes(64)), "it announces"),
     "a negative side": (npy(header=HUGE.replace("1000000, 1", "-1, 1"), data=bytes(64)), "it announces"),
     "code in its head": (npy(header="{'descr': open('owned', 'w')}"), "cannot be read as .npz or .npy"),
@@ -107,11 +107,14 @@ ARRAYS = {
 @pytest.mark.parametrize("kind", ["npy", "npz"])
 def test_hostile_arrays_are_refused(kind, content, tmp_path):
     path, (data, sentence) = tmp_path / f"a.{kind}", ARRAYS[content]
+    if kind == "npz":  # whose members are read one by one
+        sentence = sentence.replace("cannot be read as .npz or .npy", "cannot be read")
     path.write_bytes(data)
     if kind == "npz":
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("x.npy", data)
-    assert "a.np" in (said := told(arrays, str(path), megabytes=100)) and (sentence in said or kind == "npz")
+    said = told(arrays, str(path), megabytes=100)
+    assert "a.np" in said and sentence in said
 
 
 def test_hostile_labels_are_refused(tmp_path):
