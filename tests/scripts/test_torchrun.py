@@ -150,6 +150,15 @@ def test_a_checkpoint_goes_on_at_any_number_of_processes_and_draws_and_scores_al
 
 
 @pytest.mark.slow
+def test_patience_ends_all_processes_after_the_same_step(tmp_path):
+    words = (*TINY, "training.steps=20", "training.evaluate_every=2", "training.patience=2", "score.n=20")
+    frozen = ("optimizer=adamw", "optimizer.lr=1e-30", "sampler=ddim", "sampler.steps=2")  # no score gets better
+    done = start(2, tmp_path, "train.py", *words, *frozen, "hydra.run.dir=run")
+    assert weights(tmp_path / "run")["step"] == 6 and "training.patience=2" in done.stderr
+    assert weights(tmp_path / "run")["ended"]
+
+
+@pytest.mark.slow
 def test_sweeps_under_torchrun_are_refused(tmp_path):
     done = start(2, tmp_path, "train.py", "-m", "seed=0,1", check=False)
     assert done.returncode != 0 and "leave out torchrun" in done.stdout + done.stderr
