@@ -56,8 +56,8 @@ def compose(*overrides: str, config_dir: Any = None) -> "Settings":
     return compose(*overrides, config_dir=config_dir)
 
 
-def train(config: Any, folder: Any = None) -> "Model":
-    """A model, trained by the settings that `compose` gives; arguments as in `diffusion.model.train`."""
+def train(config: Any = (), folder: Any = None) -> "Model":
+    """A model, trained by settings of `compose`; arguments as in `diffusion.model.train`."""
     from diffusion.model import train
 
     return train(config, folder)

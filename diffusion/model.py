@@ -2,7 +2,7 @@
 
 import diffusion
 
-model = diffusion.train(diffusion.compose("model.width=32"))            # or diffusion.load("outputs/train/RUN")
+model = diffusion.train("model.width=32")                               # or diffusion.load("outputs/train/RUN")
 images = model.sample(16, labels="sneaker", steps=20, guidance=2.0)     # uint8 (16, C, H, W)
 x_0 = model.denoise(x_t, t=0.5)                                         # x̂_0 in [−1, 1]
 scores = diffusion.evaluate(model, n=1000)                              # or of images; scores["fid"]
@@ -12,7 +12,7 @@ model.save("sneakers.safetensors")
 import copy
 import html
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ from diffusion.system.errors import UserError
 @contextmanager
 def own_defaults() -> Iterator[None]:
     """Meanwhile PyTorch's own defaults: with another dtype or device of the caller's the images would be others."""
-    before = torch.get_default_dtype()
+    before, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu") if elsewhere else nullcontext():  # which every call of PyTorch would pass through
             yield
     finally:
         torch.set_default_dtype(before)
@@ -208,13 +208,14 @@ def load(
 
 
 @own_defaults()
-def train(config: Settings | str | Sequence[str], folder: str | Path | None = None) -> Model:
+def train(config: Settings | str | Sequence[str] = (), folder: str | Path | None = None) -> Model:
     """Train a model, as `python train.py` does of the same settings: the same folder, messages and weights.
 
     A run that was stopped in this folder is gone on with; one that is finished there is read.
 
     Args:
-        config: from `diffusion.compose`; or its words, "experiment=ema" or ["experiment=ema", "model.width=32"].
+        config: from `diffusion.compose`, or the words for it: "experiment=ema", ["experiment=ema", "model.width=32"];
+            without any, the quickstart.
         folder: of the run; None is a new one under outputs/train.
 
     Raises:

@@ -21,8 +21,8 @@ class ScoreTable(dict[str, Any]):
             return None
         table = cls(found)
         try:
-            table.rows()
-        except (KeyError, TypeError, ValueError, AttributeError):  # the file is not as it was written
+            repr(table)
+        except (LookupError, TypeError, ValueError, AttributeError):  # the file is not as it was written
             return None
         return table
 
