@@ -253,7 +253,9 @@ def evaluate(
     words = [*overrides, *(word for name, value in settings.items() for word in said(names.get(name, name), value))]
     taken = next((word for word in words if word.split("=")[0] in ("checkpoint", "samples", "output_dir")), None)
     if taken is not None:
-        raise UserError(f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report.")
+        raise UserError(
+            f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report."
+        )
     if isinstance(what, str | Path):
         what = load(what)
     if not isinstance(what, Model):
@@ -262,7 +264,9 @@ def evaluate(
         return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder))
     if labels is not None:
         raise UserError("labels= are of images: a model draws an even mix of all its classes.")
-    loaded = next((word for word in words if word.split("=")[0].split(".")[0] in ("averaged", "ema_width", "device")), None)
+    loaded = next(
+        (word for word in words if word.split("=")[0].split(".")[0] in ("averaged", "ema_width", "device")), None
+    )
     if loaded is not None:
         raise UserError(f"{loaded} is settled when a model is loaded: give it to diffusion.load.")
     words += [f"checkpoint={what.source}", f"averaged={str(what.averaged).lower()}"]

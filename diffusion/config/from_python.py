@@ -26,7 +26,7 @@ LINE = "[%(asctime)s][%(levelname)s] %(message)s"  # of the log file, as in conf
 
 
 def train(config: Settings | str | Sequence[str], folder: str | Path | None = None) -> tuple[Settings, Path]:
-    """Train as `train.py` does; arguments and errors as of `diffusion.train`. The settings and the folder of the run."""
+    """The settings and the folder of a run, trained as `train.py` does; arguments and errors as in `model.train`."""
     config = settings_of(config)
     place = run_folder(config, folder)
     overrides, threads = config.overrides(), torch.get_num_threads()
@@ -69,7 +69,9 @@ def settings_of(config: Settings | str | Sequence[str]) -> Settings:
         return compose(*config)
     if not isinstance(config, Settings) or config.script != "train":
         what = type(config).__name__
-        raise UserError(f"config must be what diffusion.compose gives, or a text such as 'experiment=ema', not a {what}.")
+        raise UserError(
+            f"config must be what diffusion.compose gives, or a text such as 'experiment=ema', not a {what}."
+        )
     return config
 
 

@@ -1,7 +1,7 @@
 """A whole evaluation, from its settings to the report: what `evaluate.py` and `diffusion.evaluate` do.
 
-A set of images, drawn by a model or found in a file, is scored against the images it imitates. Python may give the model
-or the images themselves in the place of checkpoint= or samples=.
+A set of images, drawn by a model or found in a file, is scored against the images it imitates. Python may give the
+model or the images themselves in the place of checkpoint= or samples=.
 """
 
 import logging

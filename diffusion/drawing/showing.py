@@ -45,7 +45,9 @@ def show(
         raise UserError(f"columns={columns} and scale={scale} must be at least 1.")
     if scale is None:
         scale = max(1, min(LARGEST, WIDTH // (columns * (pixels.shape[3] + 1))))
-    return labelled_grid(pixels, columns, [str(each) for each in captions][:columns], scale, [str(each) for each in rows])
+    return labelled_grid(
+        pixels, columns, [str(each) for each in captions][:columns], scale, [str(each) for each in rows]
+    )
 
 
 def as_pixels(images: Any) -> Tensor:

@@ -9,7 +9,7 @@ from diffusion.records.results import Scores
 
 
 class ScoreTable(dict[str, Any]):
-    """What metrics.json holds of a set of images: scores["fid"], scores["real"]["fid"], scores["scale"]["noise"]["fid"].
+    """What metrics.json holds of a set of images: scores["fid"], scores["real"]["fid"] and so on.
 
     It prints as a table of the main scores, in a notebook as one of HTML.
     """
@@ -51,7 +51,7 @@ class ScoreTable(dict[str, Any]):
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = []
         for row in rows:
-            cells = [f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(row, widths))]
+            cells = [f"{cell:<{widths[i]}}" if i < 2 else f"{cell:>{widths[i]}}" for i, cell in enumerate(row)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join([*lines, *self.remarks()])
 

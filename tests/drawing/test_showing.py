@@ -33,7 +33,11 @@ def test_layouts_and_values(generator):
 
 def test_captions(generator):
     images = torch.zeros(6, 1, 28, 28, dtype=torch.uint8)
-    bare, above, beside = show(images, 3), show(images, captions=["t = 1", 0.5, "x"]), show(images, rows=["DDIM", "Heun"])
+    bare, above, beside = (
+        show(images, 3),
+        show(images, captions=["t = 1", 0.5, "x"]),
+        show(images, rows=["DDIM", "Heun"]),
+    )
     assert above.width == bare.width and above.height > bare.height
     assert beside.height == bare.height and beside.width > bare.width
 
