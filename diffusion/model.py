@@ -6,6 +6,7 @@ model = diffusion.load("outputs/train/RUN")
 images = model.sample(16, labels="sneaker", steps=20, guidance=2.0)     # uint8 (16, C, H, W)
 x_0 = model.denoise(x_t, t=0.5)                                         # x̂_0 in [−1, 1]
 model.save("sneakers.safetensors")
+model.export("sneakers.onnx", to="onnx", weights="fp16")
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ class Model:
         self, state: dict[str, Any], device: Device, averaged: bool = True, ema_width: float | None = None
     ) -> None:
         self.state, self.trusted = state, trusted_modules()
+        self.path: Path | None = None  # of the checkpoint, whose folder may hold its scores
         self.image_model = trained.load_image_model(state, device, averaged, ema_width)
         self.denoiser, self.config = self.image_model.denoiser, state["config"]
         self.class_names = self.image_model.class_names
@@ -143,6 +145,24 @@ class Model:
         """Write the weights as one .safetensors file with the config in its metadata; `load` reads it back."""
         checkpoint.save_model(Path(path), self.state, self.denoiser.network.state_dict())
 
+    @own_defaults()
+    def export(self, path: str | Path, to: str, weights: str | None = None) -> Path:
+        """Write the model for programs without this package; docs/export.md shows how each form is used.
+
+        Args:
+            path: of the file, or of the folder for "diffusers".
+            to: "onnx", the denoiser as one graph; "diffusers", a folder for its `from_pretrained`; "safetensors", what
+                `save` writes; "page", one HTML file that draws.
+            weights: "fp32", "fp16" or "int8", in which they are stored; None is "int8" for a page, and "fp32" else.
+
+        Returns:
+            the path.
+        """
+        from diffusion.export.formats import export  # here, because few who load a model export it
+
+        with trusted(self.trusted):
+            return export(self, Path(path), to, weights)
+
 
 @own_defaults()
 def load(
@@ -164,6 +184,9 @@ def load(
         settings: further ones of `diffusion.system.device.Device`: index, precision, compile, threads, …
     """
     with trusted(list(trust) if not isinstance(trust, str) else trust):
-        state = opened(checkpoint.find(str(path)))
+        file = checkpoint.find(str(path))
+        state = opened(file)
         place = build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device")
-        return Model(state, place, averaged, ema_width)
+        model = Model(state, place, averaged, ema_width)
+        model.path = file
+        return model
