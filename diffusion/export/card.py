@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusion.drawing.names import titles
-from diffusion.records.results import finished
 
 if TYPE_CHECKING:
     from diffusion.model import Model
@@ -121,8 +120,7 @@ def training(model: "Model") -> str:
     """What it was trained with, and by which command."""
     groups = ("model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
     nodes = {name: model.config[name] for name in groups if isinstance(model.config.get(name), dict)}
-    made = None if model.path is None else finished(model.path.parent, step=model.state["step"])
-    given = (made or {}).get("overrides")
+    given = (model.scores or {}).get("overrides")
     rows = [f"| {name} | {in_words(node)} |" for name, node in nodes.items()]
     table = "\n".join(["| part | settings |", "|---|---|", *rows])
     if not isinstance(given, list):

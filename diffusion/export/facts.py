@@ -8,7 +8,6 @@ import torch
 from diffusion.config.build import build
 from diffusion.data.shapes import pair, sides
 from diffusion.denoiser import Denoiser
-from diffusion.records.results import Scores, finished
 from diffusion.schedule import levels_at
 
 if TYPE_CHECKING:
@@ -60,10 +59,10 @@ SCORES = ("n", "fid", "kid", "inception_score", "precision", "recall", "density"
 
 
 def scores(model: "Model") -> dict[str, Any] | None:
-    """The scores of the run that this very model is the end of, those of real images beside them ("real"), and their
+    """The scores of the run that this model is the end of, those of real images beside them ("real"), and their
     "protocol"; None where the run left none."""
-    found: Scores | None = None if model.path is None else finished(model.path.parent, step=model.state["step"])
-    if found is None or not isinstance(found.get("real"), dict) or not isinstance(found.get("protocol"), dict):
+    found = model.scores
+    if found is None or not isinstance(found.get("protocol"), dict):
         return None
-    both = {name: {key: each.get(key) for key in SCORES} for name, each in (("model", found), ("real", found["real"]))}
-    return {**both["model"], "real": both["real"], "protocol": found["protocol"]}
+    both = [{key: each.get(key) for key in SCORES} for each in (found, found["real"])]
+    return {**both[0], "real": both[1], "protocol": found["protocol"]}

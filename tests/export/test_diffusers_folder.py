@@ -1,6 +1,5 @@
 """The folder for diffusers draws our images, in a process that has not our package."""
 
-import json
 import os
 import sys
 
@@ -12,6 +11,7 @@ from conftest import ended
 from models import SMALL, untrained
 from safetensors.torch import load_file
 
+from diffusion.evaluation.score_table import ScoreTable
 from diffusion.sampler import DDIM
 from diffusion.system.errors import UserError
 
@@ -116,8 +116,7 @@ def test_the_card(tmp_path):
     protocol = {"scorer": "classifier trained on fashion_mnist", "images": "averaged", "floor": "1000 test images"}
     found = {"status": "finished", "step": 3, "n": 1000, **scored, "real": {**scored, "fid": 0.2}, "protocol": protocol}
     found["overrides"] = ["ema=none", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}"]
-    model.path = tmp_path / "last.pt"
-    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    model.scores = ScoreTable(found)
     folder = model.export(tmp_path / "folder", to="diffusers")
     text = (folder / "README.md").read_text(encoding="utf-8")
     _, head, body = text.split("---\n", 2)
