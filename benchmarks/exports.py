@@ -1,6 +1,6 @@
 """What a model weighs in each form, how exact it is, and what it draws. Writes the table of docs/export.md.
 
-    python benchmarks/exports.py --checkpoint RUN               some ten minutes on one core, for a model of the quickstart
+    python benchmarks/exports.py --checkpoint RUN               some ten minutes on one core
     python benchmarks/exports.py --checkpoint RUN --n 100
 
 Every ONNX file draws the same n images by the sampler of the run, from the same noise, and is scored as the model is.

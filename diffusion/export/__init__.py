@@ -2,6 +2,7 @@
 
 __main__.py           the command, python -m diffusion.export
 formats.py            the forms there are, and what each can hold
+trained.py            what is asked of a model
 facts.py              what a sampler elsewhere must know: levels, guidance, names of the classes, scores
 onnx_file.py          to=onnx: the whole denoiser as one graph
 onnx_weights.py       its weights as fp16 or int8, and nothing of this machine

@@ -7,12 +7,10 @@ InceptionV3.
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusion.drawing.names import titles
-
-if TYPE_CHECKING:
-    from diffusion.model import Model
+from diffusion.export.trained import Trained
 
 # Data sets with a name → their name on the Hub, their licence, and what they are called.
 DATA_SETS = {
@@ -33,7 +31,7 @@ TOLD = (  # of the scores: key, name, digits, factor
 )
 
 
-def text(model: "Model", known: Mapping[str, Any], stock: bool) -> str:
+def text(model: Trained, known: Mapping[str, Any], stock: bool) -> str:
     """The whole card.
 
     Args:
@@ -72,9 +70,7 @@ def yaml(known: Mapping[str, Any], hub: str | None, licence: str | None, called:
             yield f"    - {{type: {key}, value: {scores[key] * factor:.{digits}f}, name: {quoted(whose)}}}"
 
 
-def body(
-    model: "Model", known: Mapping[str, Any], licence: str | None, called: str, stock: bool
-) -> Iterator[str]:
+def body(model: Trained, known: Mapping[str, Any], licence: str | None, called: str, stock: bool) -> Iterator[str]:
     """The paragraphs for people."""
     image, names = known["images"], known["images"]["class_names"]
     size = "{}×{}".format(*image["size"])
@@ -95,8 +91,8 @@ def body(
     yield scores_text(known)
     yield "## What it is not"
     yield (
-        "It has seen nothing but these images, and draws nothing else. It is small and made for learning; its images may "
-        "be close to those that it was trained on."
+        "It has seen nothing but these images, and draws nothing else. It is small and made for learning; its images "
+        "may be close to those that it was trained on."
     )
 
 
@@ -116,7 +112,7 @@ def loading(known: Mapping[str, Any], stock: bool) -> str:
     )
 
 
-def training(model: "Model") -> str:
+def training(model: Trained) -> str:
     """What it was trained with, and by which command."""
     groups = ("model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
     nodes = {name: model.config[name] for name in groups if isinstance(model.config.get(name), dict)}
@@ -172,4 +168,3 @@ def in_short(names: list[str]) -> str:
 def quoted(text: str) -> str:
     """A text in YAML."""
     return json.dumps(text, ensure_ascii=False)
-

@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,14 +25,12 @@ from diffusion.config.resuming import filled
 from diffusion.denoiser import Denoiser
 from diffusion.export import card, unet_2d
 from diffusion.export.facts import facts, on_cpu
+from diffusion.export.trained import Trained
 from diffusion.networks import layers
-from diffusion.objective import V, X0, Epsilon
+from diffusion.objective import X0, Epsilon, V
 from diffusion.sampler import DDIM
 from diffusion.schedule import Cosine, DiscreteSchedule, Linear
 from diffusion.system.errors import UserError, brief
-
-if TYPE_CHECKING:
-    from diffusion.model import Model
 
 log = logging.getLogger("diffusion")
 VERSION = "0.30.0"  # of diffusers, whose form this is
@@ -58,7 +56,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 """
 
 
-def export_diffusers(model: "Model", path: Path, weights: str = "fp32") -> None:
+def export_diffusers(model: Trained, path: Path, weights: str = "fp32") -> None:
     """Write a model as a folder for diffusers; weights are fp32.
 
     Raises:
@@ -116,7 +114,7 @@ def check(denoiser: Denoiser, known: Mapping[str, Any]) -> None:
         )
 
 
-def index(model: "Model", known: Mapping[str, Any], settings: Mapping[str, Any], stock: bool) -> dict[str, Any]:
+def index(model: Trained, known: Mapping[str, Any], settings: Mapping[str, Any], stock: bool) -> dict[str, Any]:
     """The content of model_index.json."""
     sampler = model.config["sampler"]
     own_steps = str(sampler["_target_"]).rpartition(".")[2] == DDIM.__name__

@@ -1,17 +1,15 @@
 """What a program must know of a model besides its weights, as plain containers: nothing of this machine."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from diffusion.config.build import build
 from diffusion.data.shapes import pair, sides
 from diffusion.denoiser import Denoiser
+from diffusion.export.trained import Trained
 from diffusion.schedule import levels_at
-
-if TYPE_CHECKING:
-    from diffusion.model import Model
 
 
 def on_cpu(denoiser: Denoiser) -> Denoiser:
@@ -21,7 +19,7 @@ def on_cpu(denoiser: Denoiser) -> Denoiser:
     return copied.eval().requires_grad_(False)
 
 
-def facts(model: "Model") -> dict[str, Any]:
+def facts(model: Trained) -> dict[str, Any]:
     """How the run of a model draws.
 
     Returns:
@@ -58,7 +56,7 @@ def facts(model: "Model") -> dict[str, Any]:
 SCORES = ("n", "fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "accuracy")
 
 
-def scores(model: "Model") -> dict[str, Any] | None:
+def scores(model: Trained) -> dict[str, Any] | None:
     """The scores of the run that this model is the end of, those of real images beside them ("real"), and their
     "protocol"; None where the run left none."""
     found = model.scores

@@ -2,12 +2,10 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from diffusion.export.trained import Trained
 from diffusion.system.errors import UserError
-
-if TYPE_CHECKING:
-    from diffusion.model import Model
 
 
 class Format(NamedTuple):
@@ -49,7 +47,7 @@ def chosen(to: str | None, weights: str | None) -> tuple[Format, str]:
     return found, weights or found.weights[0]
 
 
-def export(model: "Model", path: Path, to: str, weights: str | None = None) -> Path:
+def export(model: Trained, path: Path, to: str, weights: str | None = None) -> Path:
     """Write a model in another form; arguments and errors as in `diffusion.model.Model.export`."""
     found, weights = chosen(to, weights)
     suffix = Path(found.name).suffix

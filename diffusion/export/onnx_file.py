@@ -12,24 +12,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from diffusion.denoiser import Denoiser
 from diffusion.export.facts import facts, on_cpu
+from diffusion.export.trained import Trained
 from diffusion.system.errors import UserError, brief
 from diffusion.system.files import replacing
-
-if TYPE_CHECKING:
-    from diffusion.model import Model
 
 OPSET = 20
 LARGEST = 2**31 - 2**24  # bytes; protobuf ends at 2 GiB
 TRACED = 2  # images in the batch that is traced
 
 
-def export_onnx(model: "Model", path: Path, weights: str = "fp32") -> None:
+def export_onnx(model: Trained, path: Path, weights: str = "fp32") -> None:
     """Write a model as an ONNX file.
 
     Args:

@@ -11,7 +11,6 @@ What is computed stays fp32: a runtime undoes both once, when it loads the file.
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 HOLD_WEIGHTS = ("Conv", "Gemm", "MatMul", "Gather", "Transpose")
@@ -43,7 +42,9 @@ def halved(tensor: Any, user: Any) -> tuple[list, Any]:
     """A tensor as fp16, and the node that makes fp32 of it."""
     name = f"{tensor.name}_fp16"
     values = numpy_helper.to_array(tensor).astype(np.float16)
-    return [numpy_helper.from_array(values, name)], helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT)
+    return [numpy_helper.from_array(values, name)], helper.make_node(
+        "Cast", [name], [tensor.name], to=TensorProto.FLOAT
+    )
 
 
 def rounded(tensor: Any, user: Any) -> tuple[list, Any]:

@@ -1,10 +1,10 @@
 """Draw images with this model. This file needs diffusers, torch and numpy, and nothing else.
 
-    import torch
-    from diffusers import DiffusionPipeline
+import torch
+from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
-    images = pipe(8, labels="sneaker", guidance_scale=2.0, num_inference_steps=50, seed=0).images
+pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
+images = pipe(8, labels="sneaker", guidance_scale=2.0, num_inference_steps=50, seed=0).images
 """
 
 import inspect
@@ -25,8 +25,9 @@ class SimpleDiffusionPipeline(DiffusionPipeline):
     Args:
         unet: (x, time in 0..1000, labels) → the prediction, on images folded by `patch`.
         scheduler: `DDIMScheduler`, or another one that was made from its config.
-        settings: images (channels, size [height, width], padding [top, bottom, left, right], class_names), patch, no_label (the number
-            that stands for "no label", or None), steps, guidance_scale, guidance_interval, guidance_rescale.
+        settings: images (channels, size [height, width], padding [top, bottom, left, right], class_names), patch,
+            no_label (the number that stands for "no label", or None), steps, and guidance_scale, guidance_interval and
+            guidance_rescale.
     """
 
     def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, settings: dict | None = None) -> None:
@@ -98,7 +99,7 @@ class SimpleDiffusionPipeline(DiffusionPipeline):
         return torch.tensor([chosen[i % len(chosen)] for i in range(batch_size)], device=self._execution_device)
 
     def noise(self, batch_size: int, seed: int) -> Tensor:
-        """Standard normal (B, C, H, W), each image from a stream of its own: the noise that this model was tried with."""
+        """Standard normal (B, C, H, W), each image from a stream of its own, which follows from (seed, its number)."""
         image = self.config.settings["images"]
         height, width = image["size"]
         top, bottom, left, right = image["padding"]
@@ -118,12 +119,14 @@ class SimpleDiffusionPipeline(DiffusionPipeline):
     def inside(self, alpha: Tensor, sigma: Tensor) -> bool:
         """Whether there is guidance at this level."""
         interval = self.config.settings["guidance_interval"]
-        return not interval or bool(interval[0] * alpha < sigma) and bool(sigma <= interval[1] * alpha)
+        return not interval or (bool(interval[0] * alpha < sigma) and bool(sigma <= interval[1] * alpha))
 
     def predict(self, x: Tensor, step: Tensor, numbers: Tensor | None) -> Tensor:
         """The prediction of the network for x (B, C, H, W)."""
         settings = self.config.settings
-        time = 1000 * (step.float() + 1) / self.scheduler.config.num_train_timesteps  # step i − 1 here was i in training
+        time = (
+            1000 * (step.float() + 1) / self.scheduler.config.num_train_timesteps
+        )  # step i − 1 here was i in training
         folded = F.pixel_unshuffle(x.to(self.unet.dtype), settings["patch"])
         output = self.unet(folded, time.expand(len(x)), numbers).sample
         return F.pixel_shuffle(output, settings["patch"])[:, : x.shape[1]].to(x.dtype)  # without a learned variance

@@ -36,6 +36,8 @@ def why_not(network: Any, settings: Mapping[str, Any]) -> str | None:
         return f"diffusers has no network like {type(network).__name__}"
     if settings["sinusoid_ratio"] != 1:
         return "its time sinusoid is wider than diffusers' (model.sinusoid_ratio=1 trains one that is not)"
+    if settings["multipliers"][0] != 1:
+        return "its first level is wider than its first layer (model.multipliers=[1,…] trains one that is not)"
     halvings = len(settings["multipliers"]) - 1
     if any(side % (settings["patch"] << halvings) for side in pair(settings["image_size"])):
         return "it halves its images with a remainder (data.padding=auto trains one that does not)"

@@ -25,7 +25,11 @@ CASES = {
     "epsilon": ([*SMALL, STOCK, "objective=epsilon", "schedule=linear", "guidance=none"], {"padding": 2}, True),
     "x0": ([*SMALL, STOCK, "objective=x0", "schedule=quadratic", "guidance.rescale=0.7"], {"channels": 3}, True),
     "rescaled": ([*SMALL, STOCK, "guidance.rescale=0.7", "model.patch=1"], {"size": [8, 12]}, True),
-    "zero": ([*SMALL, STOCK, "schedule.zero_terminal_snr=true", "guidance.interval=[]"], {"padding": [0, 0, 2, 2]}, True),
+    "zero": (
+        [*SMALL, STOCK, "schedule.zero_terminal_snr=true", "guidance.interval=[]"],
+        {"padding": [0, 0, 2, 2]},
+        True,
+    ),
     "dit": (["model=dit_small", "model.width=16", "model.depth=2", *GUIDED], {}, False),
     "simple": (["model=unet_flexible", "model.width=8", "model.time_width=16", "loss=hybrid"], {}, False),
 }
@@ -112,7 +116,7 @@ def test_the_stock_network_needs_no_code(tmp_path):
 
 def test_the_card(tmp_path):
     model = untrained(*SMALL, STOCK)
-    scored = {name: 0.5 for name in ("fid", "kid", "inception_score", "precision", "recall", "coverage", "accuracy")}
+    scored = dict.fromkeys(("fid", "kid", "inception_score", "precision", "recall", "coverage", "accuracy"), 0.5)
     protocol = {"scorer": "classifier trained on fashion_mnist", "images": "averaged", "floor": "1000 test images"}
     found = {"status": "finished", "step": 3, "n": 1000, **scored, "real": {**scored, "fid": 0.2}, "protocol": protocol}
     found["overrides"] = ["ema=none", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}"]

@@ -55,6 +55,7 @@ def exported(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow  # the exporter alone takes seconds
 def test_the_file_answers_as_the_model(exported):
     model, path = exported
     before = model.denoiser.evaluated
@@ -63,13 +64,14 @@ def test_the_file_answers_as_the_model(exported):
     known = json.loads(opened(path).get_modelmeta().custom_metadata_map["simple_diffusion"])
     assert known["no_label"] == 10 and known["images"]["class_names"][7] == "Sneaker"
     for t, alpha, sigma in known["levels"]:
-        assert np.allclose((alpha, sigma), model.denoiser.schedule(torch.tensor([t], dtype=torch.float64)))
+        assert np.allclose((alpha, sigma), model.denoiser.schedule(torch.tensor(t, dtype=torch.float64)))
     assert known["levels"][-1] == [0, 1, 0] and known["guidance_scale"] == model.config["guidance"]["scale"]
     content = path.read_bytes()
     for trace in (str(ROOT), str(Path.home()), sys.prefix, "site-packages", "stack_trace", ".py", os.sep + "tmp"):
         assert trace.encode() not in content, trace
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_page_draws_our_images(exported, monkeypatch):
     """What docs/export.md shows, from the same noise as our DDIM."""
     model, path = exported

@@ -14,7 +14,7 @@ SHAPES = [
     {"multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2, "num_classes": 10},
     {"multipliers": [1, 2, 2], "blocks": 2, "attention": [1, 2], "patch": 1, "num_classes": 0, "out_channels": 6},
     {"multipliers": [1, 3], "blocks": 3, "attention": [0], "patch": 1, "num_classes": 2},
-    {"multipliers": [2], "blocks": 1, "attention": [], "patch": 4, "num_classes": 0, "image_size": (8, 20)},
+    {"multipliers": [1], "blocks": 1, "attention": [], "patch": 4, "num_classes": 0, "image_size": (8, 20)},
 ]
 
 
@@ -42,4 +42,6 @@ def test_what_is_no_unet_of_theirs():
     assert unet_2d.why_not(UNet(**{**small, "image_size": 16}), {**small, "image_size": 16}) is None
     wider = {**small, "image_size": 16, "sinusoid_ratio": 4}
     assert "sinusoid_ratio=1" in unet_2d.why_not(UNet(**wider), wider)
+    doubled = {**small, "image_size": 16, "multipliers": [2, 2]}
+    assert "multipliers=[1" in unet_2d.why_not(UNet(**doubled), doubled)
     assert "Linear" in unet_2d.why_not(torch.nn.Linear(2, 2), small)

@@ -14,9 +14,7 @@ def trained(tmp_path_factory):
 
 
 def command(tmp_path, *arguments, check=True):
-    done = ended(
-        [sys.executable, "-m", "diffusion.export", *arguments], tmp_path, check, env={"PYTHONPATH": str(ROOT)}
-    )
+    done = ended([sys.executable, "-m", "diffusion.export", *arguments], tmp_path, check, env={"PYTHONPATH": str(ROOT)})
     return done.stdout + done.stderr
 
 
