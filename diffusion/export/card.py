@@ -66,7 +66,7 @@ def yaml(known: Mapping[str, Any], hub: str | None, licence: str | None, called:
     yield "    metrics:"
     for key, name, digits, factor in TOLD:
         if scores[key] is not None:
-            whose = f"{name} of the features of: {scores['protocol'].get('scorer')}; n = {scores['n']}"
+            whose = f"{name} ({scores['protocol'].get('scorer')}; n = {scores['n']})"
             yield f"    - {{type: {key}, value: {scores[key] * factor:.{digits}f}, name: {quoted(whose)}}}"
 
 
@@ -77,11 +77,12 @@ def body(model: Trained, known: Mapping[str, Any], licence: str | None, called: 
     kinds = f" of {len(names)} classes ({in_short(names)})" if known["no_label"] else ""
     yield f"# A diffusion model of {called}"
     yield (
-        f"It draws images of {size} pixels and {image['channels']} "
-        f"channel{'' if image['channels'] == 1 else 's'}{kinds}. It was trained with Simple Diffusion, for "
+        f"It draws images of {size} pixels, {'grey' if image['channels'] == 1 else 'in colour'}{kinds}. It was trained with Simple Diffusion, for "
         f"{known['step']:,} steps."
     )
-    if licence is None:
+    if licence is not None:
+        yield "The licence at the head of this file is that of the images."
+    else:
         yield "The licence of the images is not known here: say it in the first line of this file before it goes round."
     yield "## How to load it"
     yield loading(known, stock)
@@ -150,7 +151,7 @@ def scores_text(known: Mapping[str, Any]) -> str:
         whose += " Its FID is not that of InceptionV3, and compares with no FID in papers."
     return "\n".join(
         [
-            f"| score, n = {scores['n']} | this model | real test images |",
+            f"| score, n = {scores['n']} | this model | real test images, the floor |",
             "|---|---|---|",
             *rows,
             "",
