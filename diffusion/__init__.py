@@ -17,6 +17,7 @@ The theory comes first; read it in this order, each file is one idea.
 The other rooms serve it.
 
     model.py        a trained model for Python
+    export/         a model for programs without this package
     training/       step.py and loop.py: how it is trained
     drawing/        what draws images from a denoiser, and pictures for people
     tasks/          what a trained model can do besides: inpainting, inversion, …

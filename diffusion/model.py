@@ -7,6 +7,7 @@ images = model.sample(16, labels="sneaker", steps=20, guidance=2.0)     # uint8 
 x_0 = model.denoise(x_t, t=0.5)                                         # x̂_0 in [−1, 1]
 scores = diffusion.evaluate(model, n=1000)                              # or of images; scores["fid"]
 model.save("sneakers.safetensors")
+model.export("sneakers.onnx", to="onnx", weights="fp16")
 """
 
 import copy
@@ -159,6 +160,24 @@ class Model:
     def save(self, path: str | Path) -> None:
         """Write the weights as one .safetensors file with the config in its metadata; `load` reads it back."""
         checkpoint.save_model(Path(path), self.state, self.denoiser.network.state_dict())
+
+    @own_defaults()
+    def export(self, path: str | Path, to: str, weights: str | None = None) -> Path:
+        """Write the model for programs without this package; docs/export.md shows how each form is used.
+
+        Args:
+            path: of the file, or of the folder for "diffusers".
+            to: "onnx", the denoiser as one graph; "diffusers", a folder for its `from_pretrained`; "safetensors", what
+                `save` writes; "page", one HTML file that draws.
+            weights: "fp32", "fp16" or "int8", in which they are stored; None is "int8" for a page, and "fp32" else.
+
+        Returns:
+            the path.
+        """
+        from diffusion.export.formats import export  # here, because few who load a model export it
+
+        with trusted(self.trusted):
+            return export(self, Path(path), to, weights)
 
     def describe(self) -> dict[str, str]:
         """What it is, line by line."""
