@@ -60,7 +60,7 @@ def schedule_curves(made: Material) -> Figure:
     `schedule.zero_terminal_snr=true`, ends in pure noise, where the plain one keeps a trace of the image."""
     figure, (left, middle, right) = charts(3)
     times = [k / 500 for k in range(1, 501)]
-    kinds = [(name, colour, "-", {}) for name, colour in coloured(options("schedule"))]
+    kinds: list = [(name, colour, "-", {}) for name, colour in coloured(options("schedule"))]
     kinds += [(f"{n}, zero_terminal_snr", c, "--", {"zero_terminal_snr": True}) for n, c, *_ in kinds if n == "linear"]
     for name, colour, line, settings in kinds:
         schedule = made.part("schedule", name.partition(",")[0], **settings)
@@ -138,10 +138,10 @@ def loss_weights_of(loss: Weighted, objective: Objective, alpha: Tensor, sigma: 
 @picture("loss", "How much each noise level counts", "python train.py loss=min_snr loss.gamma=5", whole=True)
 def loss_weights(made: Material) -> Figure:
     """Left: what the squared error of the network's own answer is multiplied with, for `objective=v`. Middle: what that
-    means for an error of x̂_0; here `epsilon`, `min_snr`, `p2` and `edm` are the same whatever the network predicts,
-    and differ in how much the fine details of nearly clean images count (left end), and heavy noise (right end). Right: `loss=target`, equal weights for the
-    network's own answer, is a different choice for each objective. `hybrid` weighs like `target`; `consistency` has
-    no such weights, see below."""
+    means for an error of x̂_0. Here `epsilon`, `min_snr`, `p2` and `edm` are the same whatever the network predicts;
+    they differ in how much the finest details (left end) and the heaviest noise (right end) count. Right:
+    `loss=target`, the same weight for every answer of the network, means something else for each objective. Where lines
+    meet, thin ones lie on thick ones: `hybrid` weighs like `target`. `consistency` has no such weights, see below."""
     figure, (left, middle, right) = charts(3)
     alpha, sigma = levels(made.part("schedule", "cosine"))
     for name, look in layered(options("loss")):

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "docs" / "gallery"
 DPI = 120
 COLOURS = "#0b6fb8 #e07b00 #2a9d5c #c8322f #7d55b5 #8a5a3c #d65fa5 #555f6b".split()
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so that the pictures are the same everywhere
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -63,7 +63,7 @@ def coloured(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def layered(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each name with the look of its line: thinner lines lie on thicker ones, so that all are seen where they meet."""
-    widths = torch.linspace(5.5, 1.2, len(names)).tolist()
+    widths = torch.linspace(4.2, 1.2, len(names)).tolist()
     return ((name, {"color": c, "linewidth": w}) for (name, c), w in zip(coloured(names), widths, strict=True))
 
 

@@ -37,10 +37,10 @@ def profiles(made: Material, option: str, steps: int) -> dict[str, Tensor]:
 
 @picture("ema", "How far back the average of the weights reaches", "python train.py ema=power", whole=True)
 def ema_profiles(made: Material) -> Figure:
-    """How much the weights of every moment of the run count in its average at the end, for a short run and one
-    thirty times as long. `average` (decay 0.999) reaches back over about a tenth of the short run, and over a thousand
-    steps of the long one, a much smaller share; `power` always over the same share, and keeps several widths to
-    choose from afterwards. `none`, the line at the right edge, takes the last weights alone."""
+    """How much the weights of every moment of the run count in its average at the end, for a short run and one thirty
+    times as long. `average` (decay 0.999) begins like `power` of width 0.1, but looks back over a thousand steps
+    however long the run is; `power` always over the same share of it, and keeps several widths to choose from
+    afterwards. `none`, the line at the right edge, takes the last weights alone."""
     figure, axes_of = charts(2, sharey=True)
     for steps, axes in zip((1000, 30_000), axes_of, strict=True):
         found = {name: p for option in options("ema") for name, p in profiles(made, option, steps).items()}
@@ -63,8 +63,8 @@ def one_step(made: Material, option: str, gradient: Tensor) -> Tensor:
 @picture("optimizer", "One step of a weight matrix", "python train.py optimizer=adamw optimizer.lr=2e-4", whole=True)
 def optimizer_step(made: Material) -> Figure:
     """A gradient in which a few directions are strong and most are weak, and the first step that each optimizer makes
-    of it. `adamw` moves every entry by the same amount, so the strong directions still lead; `muon` makes all
-    directions about equally strong: its singular values, on the right, hardly fall."""
+    of it. `adamw` moves every entry by the same amount, and the strong directions still lead; `muon` makes all
+    directions nearly equally strong: its singular values, on the right, stay within a factor of two."""
     generator = stream(0, NETWORK)
     left, right = (torch.linalg.qr(torch.randn(24, 24, generator=generator))[0] for _ in range(2))
     gradient = left @ torch.diag(0.8 ** torch.arange(24)) @ right.T
