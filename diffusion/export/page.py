@@ -70,13 +70,11 @@ def page(image_model: ImageModel, config: dict[str, Any], weights: str) -> str:
     count = sum(parameter.numel() for parameter in network.parameters())
     height, width = about["image"]["size"]
     channels = {1: "grey pixels", 3: "coloured pixels"}.get(about["image"]["channels"], "pixels")
-    facts = f"{height} × {width} {channels}, {rounded(count)} weights."
     kinds = (str(config.get(name, {}).get("_target_", "")).rpartition(".")[2] for name in ("schedule", "objective"))
-    details = "Schedule {}, objective {}".format(*kinds)
+    details = f"{height} × {width} {channels}; {count:,} weights as {weights}; schedule {{}}, objective {{}}".format(*kinds)
     parts = {
         "title": f"{title(config)}, drawn from noise",
-        "facts": facts,
-        "details": f"{details}, {count:,} weights as {weights}. Made with Simple Diffusion.",
+        "details": f"{details}. Made with Simple Diffusion.",
     }
     return Template(read("page.html")).substitute(
         {name: html.escape(text) for name, text in parts.items()},
@@ -97,11 +95,6 @@ def read(name: str) -> str:
 def in_base64(data: bytes) -> str:
     """Bytes as text."""
     return base64.b64encode(data).decode("ascii")
-
-
-def rounded(count: int) -> str:
-    """1.6 million, or 12 thousand."""
-    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count / 1e3:.0f} thousand"
 
 
 def title(config: dict[str, Any]) -> str:

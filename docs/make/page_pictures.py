@@ -30,7 +30,7 @@ def opened(browser: Any, page: Path, width: int, height: int, scheme: str, scale
 
 def settled(tab: Any) -> None:
     """Wait until the drawing is done."""
-    tab.wait_for_function("document.getElementById('status').textContent.includes('ms each')", timeout=120_000)
+    tab.locator("#status", has_text="ms each").wait_for(timeout=120_000)
 
 
 def draw(tab: Any, *keys: str) -> None:

@@ -114,9 +114,9 @@ function furnish() {
   element("scale").step = about.guidance.plus_plus ? 0.05 : 0.25;
   element("scale").value = scale;
   const [low, high] = about.guidance.interval?.length ? about.guidance.interval : [0, 0];
-  element("guidance_hint").textContent = high
-    ? `0 ignores the class, 1 follows it, more insists. As in training's own samples, only where σ/α is ${low ? `from ${low} ` : "up "}to ${high}.`
-    : "0 ignores the class, 1 follows it, more insists.";
+  const acts = low ? `${low} < σ/α ≤ ${high}` : `σ/α ≤ ${high}`;
+  element("guidance_hint").textContent =
+    "0 ignores the class, 1 follows it, more exaggerates it." + (high ? ` Acts where ${acts}, as in the run's own images.` : "");
   useSampler();
 }
 
