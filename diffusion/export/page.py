@@ -1,8 +1,8 @@
 """A page that draws: one HTML file with a model inside, which needs no server, no network and no other file.
 
-The network is evaluated by a small kernel of WebAssembly (page_parts/kernel.wat) and JavaScript beside it. What the page
-must know is made here: weights in few bytes, and a table of the noise levels, so that it works with any schedule and
-objective. docs/page.md says how it works.
+The network is evaluated by a small kernel of WebAssembly (page_parts/kernel.wat) and JavaScript beside it. What the
+page must know is made here: weights in few bytes, and a table of the noise levels, so that it works with any schedule
+and objective. docs/page.md says how it works.
 """
 
 import base64
@@ -70,8 +70,12 @@ def page(image_model: ImageModel, config: dict[str, Any], weights: str) -> str:
     count = sum(parameter.numel() for parameter in network.parameters())
     height, width = about["image"]["size"]
     channels = {1: "grey pixels", 3: "coloured pixels"}.get(about["image"]["channels"], "pixels")
-    kinds = (str(config.get(name, {}).get("_target_", "")).rpartition(".")[2] for name in ("schedule", "objective"))
-    details = f"{height} × {width} {channels}; {count:,} weights as {weights}; schedule {{}}, objective {{}}".format(*kinds)
+    kinds = (
+        str(config.get(name, {}).get("_target_", "")).rpartition(".")[2].lower() for name in ("schedule", "objective")
+    )
+    details = f"{height} × {width} {channels}; {count:,} weights as {weights}; schedule {{}}, objective {{}}".format(
+        *kinds
+    )
     parts = {
         "title": f"{title(config)}, drawn from noise",
         "details": f"{details}. Made with Simple Diffusion.",

@@ -41,12 +41,14 @@ def network_of(denoiser: Denoiser) -> UNet:
             f"unet_base), and this one is a {type(network).__name__}: take to=onnx, or train one of those."
         )
     if network.first.out_channels < 4:
-        raise UserError(f"to=page needs at least 4 channels, and this network has model.width={network.first.out_channels}.")
+        raise UserError(
+            f"to=page needs at least 4 channels, and this network has model.width={network.first.out_channels}."
+        )
     return network
 
 
 def own_sampler(settings: Mapping[str, Any]) -> Sampler:
-    """The run's own sampler, by its node in the config, in at most `MOST_STEPS`; UniPC where it is of another package."""
+    """The run's own sampler, by its node in the config, in at most `MOST_STEPS`; UniPC where it is none of ours."""
     place, _, kind = str(settings.get("_target_", "")).rpartition(".")
     if not place.startswith("diffusion.sampler") or kind not in samplers.__all__:
         return UniPC()
@@ -91,7 +93,7 @@ def levels(denoiser: Denoiser, times: list[float]) -> np.ndarray:
 
 
 def tables(denoiser: Denoiser, own: Sampler) -> dict[str, np.ndarray]:
-    """"levels.N" → the levels of a drawing in N steps, on the grid of the run's own sampler."""
+    """ "levels.N" → the levels of a drawing in N steps, on the grid of the run's own sampler."""
     counts = sorted({*STEPS, own.steps})
     return {f"levels.{n}": levels(denoiser, type(own)(n, grid=own.grid).times(denoiser.schedule)) for n in counts}
 

@@ -3,8 +3,8 @@
     pip install playwright            # and a Chromium, for example Debian's
     python docs/make/page_pictures.py PAGE.html [--chromium /usr/bin/chromium]
 
-PAGE.html is made by `python -m diffusion.export checkpoint=… to=page`. Written: docs/page.png (a desk), docs/page_phone.png
-(a telephone, dark) and docs/page.gif (the page while it draws).
+PAGE.html is made by `python -m diffusion.export checkpoint=… to=page`. Written: docs/page.png (a desk),
+docs/page_phone.png (a telephone, dark) and docs/page.gif (the page while it draws).
 """
 
 import argparse

@@ -89,7 +89,13 @@ def test_names_cannot_leave_their_place():
 
 @pytest.mark.parametrize(
     "parts",
-    [(Cosine(), V()), (Linear(), Epsilon()), (Cosine(zero_terminal_snr=True), X0()), (Flow(), Direction()), (Exploding(), EDM(0.5))],
+    [
+        (Cosine(), V()),
+        (Linear(), Epsilon()),
+        (Cosine(zero_terminal_snr=True), X0()),
+        (Flow(), Direction()),
+        (Exploding(), EDM(0.5)),
+    ],
 )
 @pytest.mark.parametrize("grid", ["uniform", "karras"])
 def test_the_table_is_the_denoiser(parts, grid):
@@ -158,12 +164,18 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(kind, tmp_path):
         "subclass": lambda: Own(**small, width=8, head_width=8),
         "narrow": lambda: plain.network(width=2, groups=1, head_width=2),
     }
-    words = {"weights": "weights=int4 must be one of fp32, fp16, int8", "suffix": "ends in .html", "narrow": "model.width=2"}
+    words = {
+        "weights": "weights=int4 must be one of fp32, fp16, int8",
+        "suffix": "ends in .html",
+        "narrow": "model.width=2",
+    }
     path = tmp_path / ("model.pdf" if kind == "suffix" else "model.html")
     if kind == "folder":
         path.mkdir()
     network = networks[kind]() if kind in networks else None
-    with pytest.raises(UserError, match=words.get(kind, "could not be written" if kind == "folder" else "class UNet alone")) as found:
+    with pytest.raises(
+        UserError, match=words.get(kind, "could not be written" if kind == "folder" else "class UNet alone")
+    ) as found:
         export_page(model(network), path, "int4" if kind == "weights" else "int8")
     assert str(found.value).endswith(".") and "\n" not in str(found.value)
     assert [each.name for each in tmp_path.iterdir()] == (["model.html"] if kind == "folder" else [])
@@ -195,4 +207,11 @@ def test_guidance_that_can_be_chosen(guidance, free, classes):
 
 
 def test_each_part_is_small():
-    assert max(len(file.read_text(encoding="utf-8").splitlines()) for file in PARTS.glob("*.[jchw][ast]*") if file.suffix != ".wasm") <= 300
+    assert (
+        max(
+            len(file.read_text(encoding="utf-8").splitlines())
+            for file in PARTS.glob("*.[jchw][ast]*")
+            if file.suffix != ".wasm"
+        )
+        <= 300
+    )

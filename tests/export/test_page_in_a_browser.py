@@ -46,7 +46,9 @@ CASES = {
     "like unet_light": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2, 0]),
     "like unet_light in fp16": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2], "fp16"),
     "like unet_light in int8": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2], "int8"),
-    "like unet_tiny": case({}, (Linear(), Epsilon()), ClassifierFree(scale=3.0, rescale=0.7), Heun(5), [1], attention=[1]),
+    "like unet_tiny": case(
+        {}, (Linear(), Epsilon()), ClassifierFree(scale=3.0, rescale=0.7), Heun(5), [1], attention=[1]
+    ),
     "colours, patch 1, not square": case(
         {"size": [12, 20], "channels": 3}, (Flow(), Direction()), ClassifierFree(scale=1.5), DDIM(8, eta=1.0), [0, 1],
         patch=1, width=12, multipliers=[1, 2, 2], blocks=2, attention=[0, 2], groups=3, head_width=4,
@@ -59,7 +61,9 @@ CASES = {
         {}, (Cosine(), X0()), ClassifierFree(scale=2.0), DPMSolver(5), [1], multipliers=[1, 2, 2]
     ),
     "CFG++": case({}, (Cosine(), V()), ClassifierFree(scale=0.6, plus_plus=True), Euler(5), [1], learns_variance=True),
-    "consistency": case({}, (Cosine(), V()), ClassifierFree(scale=1.0), Consistency(3), [1], width=4, groups=2, head_width=4),
+    "consistency": case(
+        {}, (Cosine(), V()), ClassifierFree(scale=1.0), Consistency(3), [1], width=4, groups=2, head_width=4
+    ),
 }  # fmt: skip
 
 LACKS = {  # what an old browser lacks → a script that takes it away

@@ -50,7 +50,9 @@ def numbers():
 
 
 def test_the_bytes_are_those_of_the_text():
-    assert (PARTS / "kernel.wasm").read_bytes() == bytes(wasmtime.wat2wasm((PARTS / "kernel.wat").read_text(encoding="utf-8")))
+    assert (PARTS / "kernel.wasm").read_bytes() == bytes(
+        wasmtime.wat2wasm((PARTS / "kernel.wat").read_text(encoding="utf-8"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,9 +63,14 @@ def test_a_convolution(kernel, numbers, inner, outer, step):
     x = numbers.normal(size=(inner, height, width)).astype(np.float32)
     weight = numbers.normal(size=(outer, inner, 3, 3)).astype(np.float32)
     bias = numbers.normal(size=outer).astype(np.float32)
-    expected = F.conv2d(torch.tensor(x)[None], torch.tensor(weight), torch.tensor(bias), stride=step, padding=1)[0].numpy()
+    expected = F.conv2d(torch.tensor(x)[None], torch.tensor(weight), torch.tensor(bias), stride=step, padding=1)[
+        0
+    ].numpy()
     bordered = np.pad(x, ((0, 0), (1, 1), (1, 1))).transpose(1, 2, 0)
-    terms, starts = weight.transpose(0, 2, 3, 1).reshape(outer, -1), [min(8 * b, outer - 8) for b in range(-(-outer // 8))]
+    terms, starts = (
+        weight.transpose(0, 2, 3, 1).reshape(outer, -1),
+        [min(8 * b, outer - 8) for b in range(-(-outer // 8))],
+    )
     packed = np.stack([terms[start : start + 8].T for start in starts])
     biases = np.stack([bias[start : start + 8] for start in starts])
     row = 4 * inner * (width + 2)
@@ -79,7 +86,10 @@ def test_a_convolution(kernel, numbers, inner, outer, step):
 
 @pytest.mark.parametrize("channels", [4, 6, 24])
 def test_moments(kernel, numbers, channels):
-    x, centre = numbers.normal(3, 2, (35, channels)).astype(np.float32), numbers.normal(size=channels).astype(np.float32)
+    x, centre = (
+        numbers.normal(3, 2, (35, channels)).astype(np.float32),
+        numbers.normal(size=channels).astype(np.float32),
+    )
     sums, squares = kernel.room(channels), kernel.room(channels)
     kernel.call("moments", kernel.put(x), 35, channels, kernel.put(centre), sums, squares)
     away = x.astype(np.float64) - centre
@@ -89,7 +99,9 @@ def test_moments(kernel, numbers, channels):
 
 @pytest.mark.parametrize("channels", [4, 7, 16])
 def test_normalise(kernel, numbers, channels):
-    x = np.concatenate([numbers.normal(0, 3, (20, channels)), [[-90.0] * channels, [90.0] * channels]]).astype(np.float32)
+    x = np.concatenate([numbers.normal(0, 3, (20, channels)), [[-90.0] * channels, [90.0] * channels]]).astype(
+        np.float32
+    )
     scale, shift = numbers.normal(1, 0.1, (2, channels)).astype(np.float32)
     at, scales, shifts, out = kernel.put(x), kernel.put(scale), kernel.put(shift), kernel.room(x.size)
     affine = x.astype(np.float64) * scale + shift

@@ -73,7 +73,7 @@ class Engine {
     this.evaluations = 0;
     let busy = 0;
     const levels = this.levels.get(steps);
-    if (!levels) throw new Error(`steps=${steps} must be one of ${[...this.levels.keys()].join(", ")}`);
+    if (!levels) throw new Error(`steps=${steps} must be one of ${this.about.steps.join(", ")}`);
     const drawings = labels.map((label, i) => {
       const random = new Random(seed, label === null ? i : 0);
       let used = 0;
@@ -154,7 +154,7 @@ function serve(tell) {
         await engine.draw(message.draw, tell);
       }
     } catch (error) {
-      tell({ failed: String(error) });
+      tell({ id: message.draw?.id, failed: error.message });
     }
   };
 }

@@ -61,9 +61,11 @@ function newSeed() {
 }
 
 function hear(message) {
-  if (message.failed) {
+  if (message.failed && waiting.has(message.id)) {
+    waiting.get(message.id).reject(new Error(message.failed));
+    waiting.delete(message.id);
+  } else if (message.failed) {
     element("status").textContent = `The drawing failed (${message.failed}): load the page again.`;
-    for (const { reject } of waiting.values()) reject(new Error(message.failed));
   } else if (message.ready) {
     ready = true;
     for (const { message: asked } of waiting.values()) send({ draw: asked });
@@ -92,10 +94,13 @@ function addChip(value, name, key, wide) {
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "choice", value });
   input.checked = !element("classes").children.length;
   const text = document.createElement("span");
-  const hint = document.createElement("i");
-  hint.textContent = key;
-  hint.setAttribute("aria-hidden", "true");
-  text.append(hint, name);
+  if (key !== "") {
+    const hint = document.createElement("i");
+    hint.textContent = key;
+    hint.setAttribute("aria-hidden", "true");
+    text.append(hint);
+  }
+  text.append(name);
   label.append(input, text);
   element("classes").append(label);
 }
@@ -106,6 +111,7 @@ function furnish() {
   if (!classes.length) addChip("one", "One image", "", false);
   const several = SEVERAL < classes.length ? `One of each of the first ${SEVERAL}` : "One of each";
   if (classes.length !== 1) addChip("several", classes.length ? several : "Nine images", "G", classes.length > 0);
+  element("classes").classList.toggle("long", classes.some((name) => name.length > 14));
   for (const { name } of about.samplers) element("sampler").add(new Option(name));
   element("steps").max = about.steps.length - 1;
   element("guidance_field").hidden = element("about_guidance").hidden = !about.guidance.free;
