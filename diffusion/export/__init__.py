@@ -10,4 +10,6 @@ diffusers_folder.py   to=diffusers: a folder for `DiffusionPipeline.from_pretrai
 unet_2d.py            our U-Net as diffusers' own
 pipeline.py           the pipeline that goes into that folder
 card.py               its model card
+page.py               to=page: one HTML file that draws
+page_parts/           its HTML, styles, JavaScript and kernel
 """
