@@ -69,6 +69,10 @@ def test_every_notebook_is_explained():
     assert SOURCES and all(f"({path.name})" in page for path in EXECUTED)
 
 
+def test_from_scratch_is_short():
+    assert len(code_lines((ROOT / "notebooks" / "0_from_scratch.py").read_text(encoding="utf-8"))) <= 150
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 class TestNotebook:
     def test_it_is_made_of_its_source(self, source):
