@@ -85,7 +85,7 @@ for ax, world in zip(panels(["moons", "rings"]), (moons, rings), strict=True):
 # $$x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon, \qquad \varepsilon \sim \mathcal N(0, 1)$$
 #
 # At $t = 0$ a point is where it belongs, at $t = 1$ nothing of the shape is left: all that remains is one round
-# cloud, and that we can draw without any network. To draw moons is to walk this row from right to left.
+# cloud, and that we can draw without any network. To draw moons is to walk back.
 
 # %%
 schedule, (points, labels) = Cosine(), moons(POINTS)
