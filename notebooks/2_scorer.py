@@ -98,7 +98,7 @@ plt.show()
 # which is a model that has learned everything by heart and can draw nothing new.
 
 # %%
-certain = [int(logits[test_labels == k].max(axis=1).argmax()) * 10 + k for k in range(10)]  # the clearest of each class
+certain = [int(logits[test_labels.numpy() == k].max(axis=1).argmax()) * 10 + k for k in range(10)]  # the clearest of each class
 even = [torch.where(train_labels == k)[0][: n // 10] for k in range(10)]
 sets = {
     "real": test_images[:n],

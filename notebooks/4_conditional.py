@@ -190,8 +190,7 @@ labelled_grid(torch.cat(drawn), 20, heads, rows=list(weights))
 # %%
 sampler = UniPC(steps, clip=None)
 job = Job(model.image_model, sampler, lambda: data, n=4, classes=[4, 1], seed=3, batch_size=100)  # coat, trouser
-picture = Interpolate("classes", columns=12).run(job).picture
-picture
+labelled_grid(Interpolate("classes", columns=12).run(job).images, 12, ["Coat", *[""] * 10, "Trouser"])
 
 # %% [markdown]
 # **Painting what is missing**: at every noise level the known half of an image is put in place of the estimate, and the
@@ -199,8 +198,9 @@ picture
 
 # %%
 job = Job(model.image_model, sampler, lambda: data, n=10, classes=None, seed=0, batch_size=100)
-picture = Inpaint("bottom", variations=3).run(job).picture
-picture
+whole, _, captions = job.inputs(None)
+painted = Inpaint("bottom", variations=3).run(job).images
+labelled_grid(torch.cat([whole, painted]), 10, captions, rows=["test image", "1", "2", "3"])
 
 # %% [markdown]
 # ## To take along
