@@ -18,7 +18,6 @@ from torch.nn.functional import avg_pool2d
 import diffusion
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.data.images import encode
-from diffusion.drawing.pictures import labelled_grid
 from diffusion.evaluation import metrics
 from diffusion.evaluation.classifier import forward_frozen, train_classifier
 from diffusion.evaluation.manifold import precision_recall
@@ -44,7 +43,7 @@ names = data.class_names
 train_images, train_labels = data.train.images, data.train.labels
 order = torch.stack([torch.where(data.test.labels == k)[0] for k in range(10)], dim=1).flatten()
 test_images, test_labels = data.test.images[order], data.test.labels[order]
-labelled_grid(test_images[:30], 10, names, scale=2)
+diffusion.show(test_images[:30], captions=names)
 
 # %% [markdown]
 # ## A classifier that knows garments
@@ -98,7 +97,9 @@ plt.show()
 # which is a model that has learned everything by heart and can draw nothing new.
 
 # %%
-certain = [int(logits[test_labels.numpy() == k].max(axis=1).argmax()) * 10 + k for k in range(10)]  # the clearest of each class
+certain = [
+    int(logits[test_labels.numpy() == k].max(axis=1).argmax()) * 10 + k for k in range(10)
+]  # the clearest of each class
 even = [torch.where(train_labels == k)[0][: n // 10] for k in range(10)]
 sets = {
     "real": test_images[:n],
@@ -109,7 +110,7 @@ sets = {
     "copies": train_images[torch.stack(even, dim=1).flatten()],
 }
 seen = {name: look(images) for name, images in sets.items()}
-labelled_grid(torch.cat([images[10:20] for images in sets.values()]), 10, rows=list(sets))
+diffusion.show(torch.cat([images[10:20] for images in sets.values()]), rows=list(sets))
 
 # %% [markdown]
 # ## Inception Score: sure about each, and varied as a whole
@@ -238,7 +239,7 @@ for name, images in sets.items():
     copies, different = sum(each in known for each in pixels) / n, len(set(pixels)) / n
     print(f"{name:20}{score:8.2f}{distance:9.3f}{precision:11.2f}{recall:8.2f}{copies:8.2f}{different:11.2f}")
     captions.append(f"{name}: IS {score:.2f}, FID {distance:.2f}")
-labelled_grid(torch.cat([images[10:20] for images in sets.values()]), 10, rows=captions)
+diffusion.show(torch.cat([images[10:20] for images in sets.values()]), rows=captions)
 
 # %% [markdown]
 # Read the table line by line:

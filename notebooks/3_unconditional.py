@@ -17,7 +17,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import diffusion
 from diffusion.data.datasets import fashion_mnist_mini
 from diffusion.data.images import decode, encode
-from diffusion.drawing.pictures import labelled_grid
 from diffusion.evaluation.neighbours import PixelNeighbours
 from diffusion.sampler import DDIM
 from diffusion.sampler.base import Noise
@@ -54,8 +53,8 @@ times = torch.linspace(0, 1, 11)
 rows = []
 for schedule in (Linear(), Cosine()):
     alpha, sigma = (level.view(-1, 1, 1, 1) for level in schedule(times))
-    rows.append(decode(alpha * x_0 + sigma * noise))
-labelled_grid(torch.cat(rows), 11, [f"t = {t:.1f}" for t in times], rows=["linear", "cosine"])
+    rows.append(alpha * x_0 + sigma * noise)
+diffusion.show(torch.cat(rows), captions=[f"t = {t:.1f}" for t in times], rows=["linear", "cosine"])
 
 # %% [markdown]
 # ## DDPM: a network that guesses the noise
@@ -153,7 +152,7 @@ ours, _ = draw(ddpm, noise_of(range(12)), ancestral, eta=1.0)
 package = ddpm.sample(12, sampler=DDIM(ancestral, eta=1.0), seed=0)
 apart = (ours.int() - package.int()).abs().float().mean()
 print(f"Ours and the package's images are {apart:.2f} grey levels of 255 apart in the mean.")
-labelled_grid(torch.cat([ours, package]), 12, rows=["by hand", "package"])
+diffusion.show(torch.cat([ours, package]), rows=["by hand", "package"])
 
 # %% [markdown]
 # These are early days: a minute of training is not much for a recipe that was made for days.
@@ -175,8 +174,8 @@ labelled_grid(torch.cat([ours, package]), 12, rows=["by hand", "package"])
 # %%
 config = diffusion.compose("guidance=none", *recipe)
 model = diffusion.train(config, "runs/v")
-drawn = [each.sample(20, sampler=DDIM(25)) for each in (ddpm, model)]
-labelled_grid(torch.cat(drawn), 20, rows=["noise, linear", "v, cosine"])
+drawn = [each.sample(24, sampler=DDIM(25)) for each in (ddpm, model)]
+diffusion.show(torch.cat(drawn), 12, rows=["noise, linear", "", "v, cosine", ""])
 
 # %% [markdown]
 # The two losses do not compare, for they measure different things: an error of the noise and an error of v. That is why
@@ -196,8 +195,8 @@ plot_curves("runs/v")
 # %%
 _, path = draw(model, noise_of(range(3)), 50)
 moments = [0, 10, 18, 24, 29, 34, 38, 42, 46, 49]
-strip = [decode(torch.cat([path[k][kind][i : i + 1] for k in moments])) for i in range(3) for kind in (0, 1)]
-labelled_grid(torch.cat(strip), 10, [f"t = {1 - k / 50:.2f}" for k in moments], rows=["x_t", "its x̂_0"] * 3)
+strip = [path[k][kind][i] for i in range(3) for kind in (0, 1) for k in moments]
+diffusion.show(strip, captions=[f"t = {1 - k / 50:.2f}" for k in moments], rows=["x_t", "its x̂_0"] * 3)
 
 # %% [markdown]
 # ## Fewer steps: DDIM against DDPM
@@ -210,7 +209,7 @@ labelled_grid(torch.cat(strip), 10, [f"t = {1 - k / 50:.2f}" for k in moments], 
 # %%
 kinds = {"DDIM": 0.0, "DDPM": 1.0}
 drawn = [model.sample(12, sampler=DDIM(k, eta=eta)) for eta in kinds.values() for k in steps]
-labelled_grid(torch.cat(drawn), 12, rows=[f"{name}, {k} steps" for name in kinds for k in steps])
+diffusion.show(torch.cat(drawn), rows=[f"{name}, {k} steps" for name in kinds for k in steps])
 
 # %% [markdown]
 # The same as numbers: FID of n images against the number of steps, which is the number of times the network is asked.
@@ -254,7 +253,7 @@ diffusion.evaluate(model, n=n)
 # %%
 images = model.sample(12, seed=1)
 distances, nearest = PixelNeighbours(data.train, torch.device("cpu")).nearest(images)
-labelled_grid(torch.cat([images, data.train.images[nearest[:, 0]]]), 12, rows=["drawn", "nearest"])
+diffusion.show(torch.cat([images, data.train.images[nearest[:, 0]]]), rows=["drawn", "nearest"])
 
 # %% [markdown]
 # ## To take along

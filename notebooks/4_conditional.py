@@ -14,8 +14,7 @@ import torch
 
 import diffusion
 from diffusion.data.datasets import fashion_mnist_mini
-from diffusion.data.images import decode, encode
-from diffusion.drawing.pictures import labelled_grid
+from diffusion.data.images import encode
 from diffusion.sampler import UniPC
 from diffusion.tasks import Inpaint, Interpolate, Job
 
@@ -54,7 +53,7 @@ config = diffusion.compose(
 model = diffusion.train(config, "runs/labels")
 names = model.class_names
 asked = torch.arange(10).repeat_interleave(10)
-labelled_grid(model.sample(100, labels=asked, steps=steps), 10, rows=names)
+diffusion.show(model.sample(100, labels=asked, steps=steps), rows=names)
 
 # %% [markdown]
 # Each row is one class, and each image has noise of its own.
@@ -82,7 +81,7 @@ told = model.denoise(x_t.expand(4, -1, -1, -1), t, labels)
 guided = none + 3 * (told - none)
 rows = torch.cat([bag, x_t, none, told, bag, x_t, none, guided])
 heads = ["image", "x_t", "no label", *(names[k] for k in labels)]
-labelled_grid(decode(rows), 7, heads, scale=3, rows=["w = 1", "w = 3"])
+diffusion.show(rows, captions=heads, rows=["w = 1", "w = 3"])
 
 # %% [markdown]
 # ## The knob
@@ -92,11 +91,11 @@ labelled_grid(decode(rows), 7, heads, scale=3, rows=["w = 1", "w = 3"])
 # typical shirt, the typical bag. At 5 there is hardly more than one of each.
 
 # %%
-pairs = torch.arange(20) // 2  # two of each class
-heads = [names[k] for k in pairs]
+asked = torch.tensor([0, 1, 3, 7, 8]).repeat_interleave(3)  # three images of five classes
+heads = [names[k] for k in asked]
 knobs = [{"scale": scale, "interval": []} for scale in scales]  # [] is everywhere
-drawn = [model.sample(20, labels=pairs, guidance=knob, steps=steps) for knob in knobs]
-labelled_grid(torch.cat(drawn), 20, heads, rows=[f"w = {scale}" for scale in scales])
+drawn = [model.sample(15, labels=asked, guidance=knob, steps=steps) for knob in knobs]
+diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=[f"w = {scale}" for scale in scales])
 
 # %% [markdown]
 # Now as numbers, of n images for every scale. **Accuracy** is the share that a classifier takes for what was asked;
@@ -153,9 +152,9 @@ drawn = []
 for name, guidance in ways.items():
     result = scores(model, guidance=guidance)
     show(name, result, f"{model.image_model.evaluations:10.0f}")
-    drawn.append(model.sample(20, labels=pairs, guidance=guidance, steps=steps))
+    drawn.append(model.sample(15, labels=asked, guidance=guidance, steps=steps))
 show("real test images", real)
-labelled_grid(torch.cat(drawn), 20, heads, rows=list(ways))
+diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
 
 # %% [markdown]
 # Compare the second line with the third: with guidance at low and middle noise alone, recall comes back while the
@@ -177,8 +176,8 @@ weights = {"averaged": model, "the last ones": diffusion.load("runs/labels", ave
 print(f"{'':20}        FID    recall  precision   accuracy")
 for name, each in weights.items():
     show(name, scores(each))
-drawn = [each.sample(20, labels=pairs, steps=steps) for each in weights.values()]
-labelled_grid(torch.cat(drawn), 20, heads, rows=list(weights))
+drawn = [each.sample(15, labels=asked, steps=steps) for each in weights.values()]
+diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(weights))
 
 # %% [markdown]
 # ## What else such a model can do
@@ -190,7 +189,7 @@ labelled_grid(torch.cat(drawn), 20, heads, rows=list(weights))
 # %%
 sampler = UniPC(steps, clip=None)
 job = Job(model.image_model, sampler, lambda: data, n=4, classes=[4, 1], seed=3, batch_size=100)  # coat, trouser
-labelled_grid(Interpolate("classes", columns=12).run(job).images, 12, ["Coat", *[""] * 10, "Trouser"])
+diffusion.show(Interpolate("classes", columns=12).run(job).images, captions=["Coat", *[""] * 10, "Trouser"])
 
 # %% [markdown]
 # **Painting what is missing**: at every noise level the known half of an image is put in place of the estimate, and the
@@ -200,7 +199,7 @@ labelled_grid(Interpolate("classes", columns=12).run(job).images, 12, ["Coat", *
 job = Job(model.image_model, sampler, lambda: data, n=10, classes=None, seed=0, batch_size=100)
 whole, _, captions = job.inputs(None)
 painted = Inpaint("bottom", variations=3).run(job).images
-labelled_grid(torch.cat([whole, painted]), 10, captions, rows=["test image", "1", "2", "3"])
+diffusion.show(torch.cat([whole, painted]), captions=captions, rows=["test image", "1", "2", "3"])
 
 # %% [markdown]
 # ## To take along
