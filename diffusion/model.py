@@ -257,7 +257,8 @@ def evaluate(
     if isinstance(what, str | Path):
         what = load(what)
     if not isinstance(what, Model):
-        pixels, numbers = (None if each is None else np.asarray(each) for each in (what, labels))
+        on_cpu = (each.cpu() if isinstance(each, Tensor) else each for each in (what, labels))
+        pixels, numbers = (None if each is None else np.asarray(each) for each in on_cpu)
         return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder))
     if labels is not None:
         raise UserError("labels= are of images: a model draws an even mix of all its classes.")
