@@ -175,7 +175,7 @@ diffusion.show(torch.cat([ours, package]), rows=["by hand", "package"])
 config = diffusion.compose("guidance=none", *recipe)
 model = diffusion.train(config, "runs/v")
 drawn = [each.sample(24, sampler=DDIM(25)) for each in (ddpm, model)]
-diffusion.show(torch.cat(drawn), 12, rows=["noise, linear", "", "v, cosine", ""])
+diffusion.show(torch.cat(drawn), columns=12, rows=["noise, linear", "", "v, cosine", ""])
 
 # %% [markdown]
 # The two losses do not compare, for they measure different things: an error of the noise and an error of v. That is why

@@ -136,9 +136,11 @@ plt.show()
 
 
 # %%
-def show(name, scores, evaluations=""):
-    """One line of a table."""
-    print(f"{name:20}", *(f"{scores[each]:10.2f}" for each in ("fid", "recall", "precision", "accuracy")), evaluations)
+def table(found):
+    """The main scores of several sets of images, a line each."""
+    print(f"{'':20}{'FID':>8}{'recall':>10}{'precision':>12}{'accuracy':>11}")
+    for name, each in found.items():
+        print(f"{name:20}{each['fid']:8.2f}{each['recall']:10.2f}{each['precision']:12.2f}{each['accuracy']:11.2f}")
 
 
 ways = {
@@ -147,13 +149,13 @@ ways = {
     "σ/α below 2.9": {"scale": 3, "interval": [0, 2.9]},
     "σ/α above 2.9": {"scale": 3, "interval": [2.9, 1e9]},
 }
-print(f"{'':20}        FID    recall  precision   accuracy   evaluations")
-drawn = []
+found, drawn, cost = {}, [], []
 for name, guidance in ways.items():
-    result = scores(model, guidance=guidance)
-    show(name, result, f"{model.image_model.evaluations:10.0f}")
+    found[name] = scores(model, guidance=guidance)
+    cost.append(f"{name} {model.image_model.evaluations:.0f}")
     drawn.append(model.sample(15, labels=asked, guidance=guidance, steps=steps))
-show("real test images", real)
+table({**found, "real test images": real})
+print(f"evaluations of the network for each image: {', '.join(cost)}")
 diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
 
 # %% [markdown]
@@ -173,9 +175,7 @@ diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
 
 # %%
 weights = {"averaged": model, "the last ones": diffusion.load("runs/labels", averaged=False)}
-print(f"{'':20}        FID    recall  precision   accuracy")
-for name, each in weights.items():
-    show(name, scores(each))
+table({name: scores(each) for name, each in weights.items()})
 drawn = [each.sample(15, labels=asked, steps=steps) for each in weights.values()]
 diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(weights))
 
