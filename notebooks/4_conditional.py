@@ -167,7 +167,8 @@ diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
 # Each training step sees 64 images and moves the weights by what these happen to say. The weights therefore tremble
 # around a good place. An average over the last steps stands still,
 #
-# $$\bar\theta \leftarrow d\, \bar\theta + (1 - d)\, \theta, \qquad d \approx 0.99,$$
+# $$\bar\theta \leftarrow d_k\, \bar\theta + (1 - d_k)\, \theta, \qquad
+# d_k = \min\Big(0.999,\; \frac{1 + k}{10 + k}\Big) \text{ at step } k,$$
 #
 # and costs next to nothing. A run keeps both sets, and `averaged=False` loads the trembling one. We left the learning
 # rate high until the end so that you can see the difference at its largest; a learning rate that falls to zero calms
