@@ -14,6 +14,7 @@ from hydra.utils import get_object
 
 from diffusion.config.settings import HOMES, describe
 
+ELSEWHERE = re.compile(r"\b(?:as in|as of|as for|see) `?\w", re.IGNORECASE)
 WORDS = {"a list, each a whole number": "list of whole numbers", "a list, each a finite number": "list of numbers"}
 WORDS |= {"a list, each a text": "list of texts", "a whole number": "whole number", "a finite number": "number"}
 WORDS |= {"a text": "text", "a list": "list"}
@@ -46,13 +47,14 @@ def leaves(file: Path, node: yaml.MappingNode | None = None, within: str = "") -
     lines = parsed(file)[2]
     for key, value in (node or parsed(file)[1]).value:
         name = within + key.value
-        if name in ("_target_", "task._target_", "defaults"):
+        if name == "defaults":
             continue
         if isinstance(value, yaml.MappingNode):
             yield from leaves(file, value, f"{name}.")
         else:
             text = lines[value.start_mark.line][value.start_mark.column : value.end_mark.column]
-            if "${" not in text and not name.startswith(("hydra.run", "hydra.output_subdir", "hydra.callbacks")):
+            plumbing = "${" in text or (key.value == "_target_" and text != "???")
+            if not plumbing and not name.startswith(("hydra.run", "hydra.output_subdir", "hydra.job")):
                 yield Leaf(name, text.replace(", ", ","), comment_at(file, value.end_mark))
 
 
@@ -93,6 +95,12 @@ def explained(target: Any) -> dict[str, str]:
             for name in names.split(", "):
                 found.setdefault(name, in_yaml(" ".join(text.split()).rstrip(".")))
     return found
+
+
+def meaning_of(comment: str, target: Any, name: str) -> str:
+    """The docstring, which says more, unless it sends the reader elsewhere; else the comment."""
+    document = explained(target).get(name, "")
+    return comment if comment and (not document or ELSEWHERE.search(document)) else document
 
 
 def in_yaml(text: str) -> str:

@@ -2,7 +2,7 @@
 
     python docs/make/settings.py
 
-What a setting means is its comment in conf/, or else its line under "Args" in the docstring of the class that gets it.
+What a setting means is its line under "Args" in the docstring of the class that gets it, or its comment in conf/.
 Its type is the annotation there, and its range is taken from the very sentence that refuses a wrong value. So the page
 cannot say anything else than the program does; a setting that nothing explains is an error.
 """
@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from explained import Leaf, defaults, explained, kind_of, kind_of_value, leaves, parsed, range_of, target_of
+from explained import Leaf, defaults, kind_of, kind_of_value, leaves, meaning_of, parsed, range_of, target_of
 from hydra.utils import get_object
 
 from diffusion.config.settings import arguments_of
@@ -46,6 +46,11 @@ GROUPS = {
     "launch": ("where the jobs of a sweep run", "hydra.launcher.n_jobs"),
     "search": ("which settings a sweep tries", "trials"),
 }
+TARGETS = {  # of settings that belong to a script alone
+    "score": "diffusion.training.monitor.Monitor",
+    "scorer": "diffusion.evaluation.classifier.train_classifier",
+}
+HEAD = "setting | default | may be | means"
 ELSEWHERE = ("experiment", "hydra")  # the ladder has a page of its own, and Hydra its own manual
 
 
@@ -64,7 +69,7 @@ def row_of(leaf: Leaf, target: Any, prefix: str) -> Row:
         return Row(f"{prefix}{name}", kind_of_value(leaf.value), leaf.comment)
     argument = arguments_of(target).get(name)
     kind = kind_of(argument.annotation, range_of(target, name)) if argument else kind_of_value(leaf.value)
-    return Row(f"{prefix}{name}", kind, leaf.comment or explained(target).get(name, ""))
+    return Row(f"{prefix}{name}", kind, meaning_of(leaf.comment, target, name))
 
 
 def options(group: str) -> dict[str, Path]:
@@ -78,7 +83,7 @@ def says(file: Path, group: str) -> str:
     if head or target is None:
         return head
     document = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[^ .]{2})\. ", document)[0].rstrip(".")
+    return re.split(r"\. (?=[A-Z])", document)[0].rstrip(".")
 
 
 def of_group(group: str) -> tuple[dict[Row, dict[str, list[str]]], list[str]]:
@@ -123,11 +128,10 @@ def group_section(group: str) -> str:
         found.append([f"`{row.name}`", "<br>".join(cells), safe(row.kind), safe(row.meaning)])
     what = GROUPS[group][0]
     parts = [f"### {group}", f"{what[0].upper()}{what[1:]}."]
-    parts.append(
-        table("option | what it is", [[f"`{each}`", safe(says(options(group)[each], group))] for each in every])
-    )
+    what_is = [[f"`{option}`", safe(says(file, group))] for option, file in options(group).items()]
+    parts.append(table("option | what it is", what_is))
     if found:
-        parts.append(table("setting | default | may be | means", found))
+        parts.append(table(HEAD, found))
     return "\n\n".join(parts)
 
 
@@ -139,15 +143,15 @@ def meaning_elsewhere(name: str) -> str:
 def script_rows(name: str) -> list[tuple[Leaf, str, str]]:
     """A script's own settings: as they stand in its file, with their type and meaning."""
     found, file = [], CONF / f"{name}.yaml"
+    beside = {leaf.name: leaf.comment for leaf in defaults(file)}
     for leaf in leaves(file):
-        group = leaf.name.partition(".")[0]
-        target = get_object("diffusion.training.monitor.Monitor") if group == "score" else target_of(file, group)
-        if target is not None:
-            row = row_of(leaf._replace(name=leaf.name.partition(".")[2]), target, f"{group}.")
+        group, _, inner = leaf.name.partition(".")
+        if group in TARGETS:
+            row = row_of(leaf._replace(name=inner), get_object(TARGETS[group]), f"{group}.")
             found.append((leaf, row.kind, row.meaning))
-            continue
-        meaning = leaf.comment or (meaning_elsewhere(leaf.name) if group in GROUPS else "")
-        found.append((leaf, kind_of_value(leaf.value), meaning))
+        else:
+            meaning = leaf.comment or beside.get(leaf.name) or (meaning_elsewhere(leaf.name) if inner else "")
+            found.append((leaf, kind_of_value(leaf.value), meaning))
     return found
 
 
@@ -159,11 +163,12 @@ def script_section(name: str) -> str:
     for leaf in chosen:
         if leaf.comment and leaf.name not in {each.name for each, _, _ in found}:
             rows.append([f"`{leaf.name}`", default(leaf.value), "an option", safe(leaf.comment)])
-    parts = [f"### {name}", safe(parsed(CONF / f"{name}.yaml")[0])]
+    command, text = re.fullmatch(r"(python .*)?\n?(.*)", parsed(CONF / f"{name}.yaml")[0], re.DOTALL).groups()
+    parts = [f"### {name}", *([f"```text\n{command}\n```"] if command else []), *([safe(text)] if text else [])]
     plain = [f"`{leaf.name}={leaf.value}`" for leaf in chosen if not leaf.comment]
     if plain:
         parts.append(f"Groups, with what is chosen if nothing is said: {', '.join(plain)}.")
-    return "\n\n".join([*parts, table("setting | default | may be | means", rows)])
+    return "\n\n".join([*parts, table(HEAD, rows)])
 
 
 def overview() -> str:
@@ -185,9 +190,8 @@ def scripts() -> list[str]:
 def unexplained() -> list[str]:
     """The settings that neither a comment nor a docstring explains."""
     rows = [f"{row.name} ({group})" for group in GROUPS for row in of_group(group)[0] if not row.meaning]
-    return rows + [
-        f"{leaf.name} ({name})" for name in scripts() for leaf, _, meaning in script_rows(name) if not meaning
-    ]
+    own = [(name, leaf, meaning) for name in scripts() for leaf, _, meaning in script_rows(name)]
+    return rows + [f"{leaf.name} ({name})" for name, leaf, meaning in own if not meaning]
 
 
 def made() -> str:

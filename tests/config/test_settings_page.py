@@ -94,7 +94,7 @@ Part.__module__ = "diffusion.test"  # as if it were of the package
 
 
 def test_what_the_code_says(monkeypatch):
-    monkeypatch.setattr(explained.inspect, "getmodule", lambda _: sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "diffusion.test", sys.modules[__name__])
     assert explained.explained(Part) == {
         "share": "what both have in common. null is all",
         "size": "what both have in common. null is all",
