@@ -14,7 +14,7 @@ from hydra.utils import get_object
 
 from diffusion.config.settings import HOMES, describe
 
-ELSEWHERE = re.compile(r"\b(?:as in|as of|as for|see) `?\w", re.IGNORECASE)
+ELSEWHERE = re.compile(r"\b(?:as in|as of|see) `|self\.|post_hoc", re.IGNORECASE)
 WORDS = {"a list, each a whole number": "list of whole numbers", "a list, each a finite number": "list of numbers"}
 WORDS |= {"a list, each a text": "list of texts", "a whole number": "whole number", "a finite number": "number"}
 WORDS |= {"a text": "text", "a list": "list"}
@@ -77,7 +77,7 @@ def target_of(file: Path, group: str) -> Any:
 def code_of(target: Any) -> list[Any]:
     """A class and its bases, or a function and the functions of its room that it may ask; of this package."""
     if inspect.isclass(target):
-        return [each for each in target.__mro__ if each.__module__.startswith("diffusion.")]
+        return [each for each in reversed(target.__mro__) if each.__module__.startswith("diffusion.")]
     room = ".".join(target.__module__.split(".")[:2])
     near = [each for each in vars(inspect.getmodule(target)).values() if inspect.isfunction(each)]
     classes = [each for each in vars(inspect.getmodule(target)).values() if inspect.isclass(each)]
@@ -139,9 +139,11 @@ def range_of(target: Any, name: str) -> str:
         found = re.search(rf"(?:^|[ .]){name}=… (?:is [^;:]* and )?must (?:be |lie )?(.*)", sentence)
         found = found or re.search(rf" and {name}=… ((?:at least |0 or more|from ).*)", sentence)
         if found:
-            cut = re.split(r"[;:.](?: |$)|, so that|, for example|,? and \w+=…|, and at most \w+=…| …", found[1])[0]
-            cut = re.sub(r"^divide ", "one that divides ", cut)
-            return re.sub(r"(\w+)=…", r"`\1`", cut).strip()
+            limits = re.sub(r"between (\S+) and (\w+)=…", r"between \1 and \2", found[1])
+            limits = re.split(r"[;:.](?: |$)|, so that|, for example|,? and \w+=…|, and at most \w+=…", limits)[0]
+            limits = re.sub(r"^divide (.*?)(?: …)?$", r"one that divides \1", limits)
+            limits = re.sub(r"^(?:name|all lie) |(\w+)=…", lambda match: f"`{match[1]}`" if match[1] else "", limits)
+            return "" if "…" in limits else limits.strip()
     return ""
 
 
@@ -150,7 +152,10 @@ def kind_of(hint: Any, limits: str) -> str:
     kind = describe(hint)
     for long, short in WORDS.items():
         kind = kind.replace(long, short)
-    return (limits if kind == "text" else f"{kind}, {limits}") if limits else kind
+    kind = " or ".join(dict.fromkeys(kind.split(" or ")))
+    if limits.startswith("a list") or (limits and kind == "text"):
+        return limits
+    return f"{kind}, {limits}" if limits else kind
 
 
 def kind_of_value(value: str) -> str:

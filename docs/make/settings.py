@@ -79,7 +79,7 @@ def options(group: str) -> dict[str, Path]:
 
 def says(file: Path, group: str) -> str:
     """What an option is: the head of its file, or else the first sentence of what it names."""
-    head, target = " ".join(parsed(file)[0].split()), target_of(file, group)
+    head, target = " ".join(parsed(file)[0].split("\n\n")[0].split()), target_of(file, group)
     if head or target is None:
         return head
     document = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
@@ -94,7 +94,8 @@ def of_group(group: str) -> tuple[dict[Row, dict[str, list[str]]], list[str]]:
         for leaf in leaves(file):
             inside = target is not None and not (group == "task" and not leaf.name.startswith("task."))
             rows[row_of(leaf, target if inside else None, f"{group}." if inside else "")][leaf.value].append(option)
-    return rows, list(options(group))
+    together = {name: number for number, name in enumerate(dict.fromkeys(row.name for row in rows))}
+    return dict(sorted(rows.items(), key=lambda item: together[item[0].name])), list(options(group))
 
 
 def default(value: str) -> str:
@@ -135,11 +136,6 @@ def group_section(group: str) -> str:
     return "\n\n".join(parts)
 
 
-def meaning_elsewhere(name: str) -> str:
-    """What a setting of a group means, for a script that only passes it on."""
-    return next((row.meaning for row in of_group(name.partition(".")[0])[0] if row.name == name), "")
-
-
 def script_rows(name: str) -> list[tuple[Leaf, str, str]]:
     """A script's own settings: as they stand in its file, with their type and meaning."""
     found, file = [], CONF / f"{name}.yaml"
@@ -148,9 +144,10 @@ def script_rows(name: str) -> list[tuple[Leaf, str, str]]:
         group, _, inner = leaf.name.partition(".")
         if group in TARGETS:
             row = row_of(leaf._replace(name=inner), get_object(TARGETS[group]), f"{group}.")
-            found.append((leaf, row.kind, row.meaning))
+            found.append((leaf, row.kind, leaf.comment or row.meaning))
         else:
-            meaning = leaf.comment or beside.get(leaf.name) or (meaning_elsewhere(leaf.name) if inner else "")
+            known = inner and leaf.name in {row.name for row in of_group(group)[0]}
+            meaning = leaf.comment or beside.get(leaf.name) or (f"as in [{group}](#{group})" if known else "")
             found.append((leaf, kind_of_value(leaf.value), meaning))
     return found
 
@@ -163,7 +160,7 @@ def script_section(name: str) -> str:
     for leaf in chosen:
         if leaf.comment and leaf.name not in {each.name for each, _, _ in found}:
             rows.append([f"`{leaf.name}`", default(leaf.value), "an option", safe(leaf.comment)])
-    command, text = re.fullmatch(r"(python .*)?\n?(.*)", parsed(CONF / f"{name}.yaml")[0], re.DOTALL).groups()
+    command, text = re.fullmatch(r"(python [^\n]*)?\n?(.*)", parsed(CONF / f"{name}.yaml")[0], re.DOTALL).groups()
     parts = [f"### {name}", *([f"```text\n{command}\n```"] if command else []), *([safe(text)] if text else [])]
     plain = [f"`{leaf.name}={leaf.value}`" for leaf in chosen if not leaf.comment]
     if plain:
