@@ -92,8 +92,8 @@ def explained(target: Any) -> dict[str, str]:
         _, _, arguments = (inspect.getdoc(each) or "").partition("\nArgs:\n")
         for entry in re.split(r"\n(?=    \S)", "\n" + arguments.split("\n\n")[0]):
             names, _, text = entry.strip().partition(": ")
-            for name in names.split(", "):
-                found.setdefault(name, in_yaml(" ".join(text.split()).rstrip(".")))
+            for name in names.split(", ") if text else ():
+                found[name] = in_yaml(" ".join(text.split()).rstrip("."))
     return found
 
 
