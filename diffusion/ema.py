@@ -33,7 +33,7 @@ class EMA:
     Args:
         network: the network that is trained; the average starts equal to it.
         decay: in [0, 1); 0 switches averaging off (the copy follows the network exactly).
-        warmup: use d_k above; else the decay is constant.
+        warmup: let the average follow faster at first: the decay is at most (1 + k)/(10 + k) after k updates.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:

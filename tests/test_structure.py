@@ -1,9 +1,7 @@
 """How large the parts of the package may grow, and that the pages about its structure say what is so."""
 
-import re
 import sys
 
-import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -14,7 +12,6 @@ EXCEPTIONS = {  # what may be larger → why
     "diffusion.training.plan.Plan": "one field for each setting of conf/training",
 }
 PACKAGE = {name: file for name, file in structure.modules(ROOT).items() if structure.room(name) != structure.SCRIPTS}
-PAGES = ("docs/architecture.md", "CONTRIBUTING.md")
 
 
 def test_nothing_grows_too_large_but_what_is_allowed_to():
@@ -47,13 +44,6 @@ def test_floors_and_circles():
 def test_the_picture_is_that_of_the_imports():
     picture = (ROOT / structure.PICTURE).read_text()
     assert picture == structure.Picture(ROOT).svg(), "draw it anew: python benchmarks/structure.py --picture"
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text())
-    missing = [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()]
-    assert links and not missing
 
 
 def test_the_page_names_every_room():

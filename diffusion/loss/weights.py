@@ -105,7 +105,7 @@ class P2(Weighted):
 
     Args:
         gamma: γ, at least 0; 0 is the weight of ε.
-        k: positive.
+        k: keeps the weight finite where there is almost only noise; positive.
     """
 
     def __init__(self, gamma: float = 1.0, k: float = 1.0) -> None:

@@ -12,7 +12,9 @@ class Plan:
     """The config group `training`, a field for each of its settings.
 
     Args:
-        images, epochs, steps: length of the run; `steps` or `epochs`, when given, replace `images`.
+        images: length of the run, in images seen.
+        epochs: or in passes over the training images; when given, it replaces `images`.
+        steps: or in optimizer steps; when given, it replaces `images`.
         budget: or its length in time, "90s", "4min" or "1.5h", everything but previews and scores counted. Learning
             rate and `progress` then follow the clock, so such a run is not repeated bit by bit.
         batch_size: images per optimizer step.
@@ -23,9 +25,12 @@ class Plan:
             row the run stops all the same.
         warmup: share of the run over which the learning rate rises from 0.
         decay: how it falls afterwards: "constant", "linear" or "cosine" (both to 0).
-        log_every, checkpoint_every, preview_every, evaluate_every: in optimizer steps; 0 means never (checkpoints,
-            previews and scores: only at the end).
-        keep, keep_by: how many of the best checkpoints are kept, and by which score, named as in TensorBoard.
+        log_every: optimizer steps between two points of the curves; 0 means never.
+        checkpoint_every: between two checkpoints; 0 means only at the end.
+        preview_every: between two grids of images, with the held-out loss; 0 means only at the end.
+        evaluate_every: between two times that the averaged weights are scored; 0 means only at the end.
+        keep: how many of the best checkpoints are kept: best.pt, best_step1200.pt, …
+        keep_by: the score by which they are the best, by its name in TensorBoard: score/recall, held_out/loss, …
         patience: end the run when so many measurements of that score have brought no better one; 0 is never.
         workers: processes that decode images, where they do not fit in memory.
         profile: steps to record with PyTorch's profiler; 0 is none. See `diffusion.training.profiling`.
