@@ -31,9 +31,9 @@ SETTINGS: dict[str, Any] = {
 @hydra.main(config_path=str(CONF), config_name="export", version_base="1.3")
 @job
 def main(cfg: DictConfig) -> None:
-    import diffusion
     from diffusion.config import settings, trained, trust
     from diffusion.export import formats
+    from diffusion.model import load
     from diffusion.records import checkpoint
     from diffusion.system import ranks
 
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     form, weights = formats.chosen(cfg.to, cfg.weights)
     path = Path(cfg.output_dir) / form.name if cfg.path is None else Path(cfg.path)
     file = checkpoint.find(cfg.checkpoint)
-    model = diffusion.load(
+    model = load(
         file,
         device="cpu",
         averaged=cfg.averaged,
