@@ -27,8 +27,8 @@ Graph = dict[str, set[str]]  # module or room → what it imports
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Name → file of the scripts and of the package's modules."""
-    files = [*sorted(root.glob("*.py")), *sorted((root / PACKAGE).rglob("*.py"))]
+    """Name → file of the scripts, but for setup.py, and of the package's modules."""
+    files = [*sorted(set(root.glob("*.py")) - {root / "setup.py"}), *sorted((root / PACKAGE).rglob("*.py"))]
     return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
@@ -173,7 +173,7 @@ class Picture:
     def write(self, name: str, row: int) -> list[str]:
         """The lines under a name: the modules of a room; of a module by itself, the head of its docstring."""
         inside = [module for module in self.files if room(module) == name and module.count(".") in (0, 2)]
-        text = ", ".join(module.rpartition(".")[2] for module in inside if module != PACKAGE)
+        text = ", ".join(module.removesuffix(".__main__").rpartition(".")[2] for module in inside if module != PACKAGE)
         if name in self.single:
             document = ast.get_docstring(ast.parse(self.files[f"{PACKAGE}.{name}"].read_text())) or ""
             text = re.split(r"[:.,]| \(", document.removeprefix(f"{name.title()}: "))[0]
