@@ -244,6 +244,10 @@ def test_the_lines_of_the_log(trained, tmp_path, capfd, monkeypatch):
         diffusion.train([*TINY, "training.accumulate=3"], tmp_path / "run")
     assert not logging.getLogger("diffusion").handlers
     assert "Data: fashion_mnist_mini" in capfd.readouterr().err
+    assert (
+        diffusion.train([*TINY, "score.n=0", "training.steps=1"], tmp_path / "quiet", progress=False).state["step"] == 1
+    )
+    assert capfd.readouterr().err == "" and "Data: " in (tmp_path / "quiet" / "train.log").read_text(encoding="utf-8")
 
 
 # --------------------------------------------------------------------------------------------------- the scores
