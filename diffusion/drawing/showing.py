@@ -47,7 +47,7 @@ def show(
         scale = max(1, min(LARGEST, WIDTH // (columns * (pixels.shape[3] + 1))))
     texts, sides = ([str(each) for each in names] for names in (captions, rows))
     picture = labelled_grid(pixels, columns, texts[:columns], scale, sides)
-    picture._repr_jpeg_ = None  # type: ignore[attr-defined, method-assign]  # a notebook would keep it twice
+    picture._repr_jpeg_ = None  # type: ignore[assignment]  # a notebook would keep the picture twice
     return picture
 
 
