@@ -116,7 +116,7 @@ def test_a_change_as_a_word():
         (["preview=nonsense"], "^preview=nonsense: there is no such option"),
         (["sampler.eta=1"], "^Unknown setting 'sampler.eta' for the chosen sampler: add sampler=ddim"),
         (["seed"], "^'seed' cannot be read: write name=value"),
-        (["seed=0,1"], "^seed=0,1: "),
+        (["seed=0,1"], r"^seed=0,1: give one of these to each run, or write seed=\[0,1\] for a list"),
         ([3], "^3 is no setting: write a text with name=value"),
         (["resume=nowhere"], "^resume=nowhere: there is no such file or folder"),
         (["trust=no_such_parts"], "^trust=no_such_parts: there is no such module"),
