@@ -26,6 +26,8 @@ The other rooms serve it.
     config/         the command line and config → objects: the only room that knows Hydra
     system/         device, processes, files, files from strangers, progress bars, random streams, errors
     assets/         the images and the scorer that come with the package
+
+From Python: `compose` settings, `train`, `load` or `evaluate` a model, `show` images (docs/python.md).
 """
 
 from typing import TYPE_CHECKING, Any
