@@ -27,6 +27,8 @@ The other rooms serve it.
     config/         the command line and config → objects: the only room that knows Hydra
     system/         device, processes, files, files from strangers, progress bars, random streams, errors
     assets/         the images and the scorer that come with the package
+
+From Python: `compose` settings, `train`, `load` or `evaluate` a model, `show` images (docs/python.md).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -57,11 +59,11 @@ def compose(*overrides: str, config_dir: Any = None) -> "Settings":
     return compose(*overrides, config_dir=config_dir)
 
 
-def train(config: Any = (), folder: Any = None) -> "Model":
+def train(config: Any = (), folder: Any = None, progress: bool = True) -> "Model":
     """A model, trained by settings of `compose`; arguments as in `diffusion.model.train`."""
     from diffusion.model import train
 
-    return train(config, folder)
+    return train(config, folder, progress)
 
 
 def load(path: Any, **settings: Any) -> "Model":
@@ -71,11 +73,11 @@ def load(path: Any, **settings: Any) -> "Model":
     return load(path, **settings)
 
 
-def evaluate(what: Any, *overrides: str, labels: Any = None, folder: Any = None, **settings: Any) -> "ScoreTable":
+def evaluate(what: Any, *overrides: str, **settings: Any) -> "ScoreTable":
     """Scores of a model or of images beside those of real ones; arguments as in `diffusion.model.evaluate`."""
     from diffusion.model import evaluate
 
-    return evaluate(what, *overrides, labels=labels, folder=folder, **settings)
+    return evaluate(what, *overrides, **settings)
 
 
 def show(images: Any, **layout: Any) -> "Image":

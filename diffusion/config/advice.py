@@ -82,6 +82,8 @@ def hydra_sentence(message: str) -> str:
     several = re.search(r"Ambiguous value for argument '([^=]*)=(.*)'", message)
     if several:
         name, values = several.groups()
+        if command.from_python():
+            return f"{name}={values}: give one of these to each run, or write {name}=[{values}] for a list of them."
         if name in READ and name != "samples":
             return f"{name}={values}: there is no such file or folder; add -m for a sweep over several."
         return f"{name}={values}: add -m for a sweep over these, or write {name}=[{values}] for a list of them."

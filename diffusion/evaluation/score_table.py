@@ -44,7 +44,11 @@ class ScoreTable(dict[str, Any]):
     def remarks(self) -> list[str]:
         """What to know beside the table: where the images come from, the scale, what was left out or means little."""
         source, scale = (self.get("protocol") or {}).get("images"), self.get("scale")
-        return [*([f"{source}."] if source else []), *([in_short(scale)] if scale else []), *self.get("notes", [])]
+        return [
+            *([f"{source}."] if source not in (None, "images") else []),
+            *([in_short(scale)] if scale else []),
+            *self.get("notes", []),
+        ]
 
     def __repr__(self) -> str:
         rows = self.rows()

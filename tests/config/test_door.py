@@ -116,7 +116,7 @@ def test_a_change_as_a_word():
         (["preview=nonsense"], "^preview=nonsense: there is no such option"),
         (["sampler.eta=1"], "^Unknown setting 'sampler.eta' for the chosen sampler: add sampler=ddim"),
         (["seed"], "^'seed' cannot be read: write name=value"),
-        (["seed=0,1"], "^seed=0,1: "),
+        (["seed=0,1"], r"^seed=0,1: give one of these to each run, or write seed=\[0,1\] for a list"),
         ([3], "^3 is no setting: write a text with name=value"),
         (["resume=nowhere"], "^resume=nowhere: there is no such file or folder"),
         (["trust=no_such_parts"], "^trust=no_such_parts: there is no such module"),
@@ -244,6 +244,10 @@ def test_the_lines_of_the_log(trained, tmp_path, capfd, monkeypatch):
         diffusion.train([*TINY, "training.accumulate=3"], tmp_path / "run")
     assert not logging.getLogger("diffusion").handlers
     assert "Data: fashion_mnist_mini" in capfd.readouterr().err
+    assert (
+        diffusion.train([*TINY, "score.n=0", "training.steps=1"], tmp_path / "quiet", progress=False).state["step"] == 1
+    )
+    assert capfd.readouterr().err == "" and "Data: " in (tmp_path / "quiet" / "train.log").read_text(encoding="utf-8")
 
 
 # --------------------------------------------------------------------------------------------------- the scores

@@ -17,6 +17,7 @@ def test_every_pixel_is_repeated(generator):
         cell = picture[2 * top : 2 * (top + 6), 2 * left : 2 * (left + 4)]
         assert np.array_equal(cell, images[number, 0].numpy().repeat(2, 0).repeat(2, 1))
     assert (picture[:2] == 255).all()
+    assert not callable(show(images)._repr_jpeg_) and show(images)._repr_png_()  # a notebook keeps one of them
 
 
 def test_layouts_and_values(generator):
