@@ -77,8 +77,8 @@ def body(model: Trained, known: Mapping[str, Any], licence: str | None, called: 
     kinds = f" of {len(names)} classes ({in_short(names)})" if known["no_label"] else ""
     yield f"# A diffusion model of {called}"
     yield (
-        f"It draws images of {size} pixels, {'grey' if image['channels'] == 1 else 'in colour'}{kinds}. It was trained with Simple Diffusion, for "
-        f"{known['step']:,} steps."
+        f"It draws images of {size} pixels, {'grey' if image['channels'] == 1 else 'in colour'}{kinds}. It was trained "
+        f"with Simple Diffusion, for {known['step']:,} steps."
     )
     if licence is not None:
         yield "The licence at the head of this file is that of the images."
