@@ -117,7 +117,7 @@ def training(model: Trained) -> str:
     """What it was trained with, and by which command."""
     groups = ("model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
     nodes = {name: model.config[name] for name in groups if isinstance(model.config.get(name), dict)}
-    given = (model.scores or {}).get("overrides")
+    given = None if model.scores is None else model.scores.get("overrides")
     rows = [f"| {name} | {in_words(node)} |" for name, node in nodes.items()]
     table = "\n".join(["| part | settings |", "|---|---|", *rows])
     if not isinstance(given, list):
