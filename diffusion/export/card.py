@@ -77,8 +77,8 @@ def body(model: Trained, known: Mapping[str, Any], licence: str | None, called: 
     kinds = f" of {len(names)} classes ({in_short(names)})" if known["no_label"] else ""
     yield f"# A diffusion model of {called}"
     yield (
-        f"It draws images of {size} pixels, {'grey' if image['channels'] == 1 else 'in colour'}{kinds}. It was trained with Simple Diffusion, for "
-        f"{known['step']:,} steps."
+        f"It draws images of {size} pixels, {'grey' if image['channels'] == 1 else 'in colour'}{kinds}. It was trained "
+        f"with Simple Diffusion, for {known['step']:,} steps."
     )
     if licence is not None:
         yield "The licence at the head of this file is that of the images."
@@ -117,7 +117,7 @@ def training(model: Trained) -> str:
     """What it was trained with, and by which command."""
     groups = ("model", "schedule", "objective", "loss", "timesteps", "guidance", "ema", "optimizer")
     nodes = {name: model.config[name] for name in groups if isinstance(model.config.get(name), dict)}
-    given = (model.scores or {}).get("overrides")
+    given = None if model.scores is None else model.scores.get("overrides")
     rows = [f"| {name} | {in_words(node)} |" for name, node in nodes.items()]
     table = "\n".join(["| part | settings |", "|---|---|", *rows])
     if not isinstance(given, list):

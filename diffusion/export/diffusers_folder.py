@@ -14,6 +14,7 @@ import ast
 import inspect
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def scheduler(denoiser: Denoiser, clip: bool) -> dict[str, Any]:
 
 def source_of(network: type, name: str) -> str:
     """The code of a network of ours as one file that imports nothing of this package."""
-    parts = [without_ours(inspect.getsource(module)) for module in (layers, inspect.getmodule(network))]
+    parts = [without_ours(inspect.getsource(module)) for module in (layers, sys.modules[network.__module__])]
     return IMPORTS + "\n".join(parts) + WRAPPER.format(name=name)
 
 
