@@ -33,9 +33,9 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def room(module: str) -> str:
-    """Where a module lies: a script in "scripts", diffusion/__init__.py in "diffusion"."""
+    """Where a module lies: a script in "scripts", which a `__main__` is, too; diffusion/__init__.py in "diffusion"."""
     first, *inner = module.split(".")
-    return SCRIPTS if first != PACKAGE else inner[0] if inner else PACKAGE
+    return SCRIPTS if first != PACKAGE or inner[-1:] == ["__main__"] else inner[0] if inner else PACKAGE
 
 
 def imported(file: Path, known: Container[str]) -> set[str]:

@@ -17,6 +17,7 @@ The theory comes first; read it in this order, each file is one idea.
 The other rooms serve it.
 
     model.py        a trained model for Python
+    export/         a model for programs without this package
     training/       step.py and loop.py: how it is trained
     drawing/        what draws images from a denoiser, and pictures for people
     tasks/          what a trained model can do besides: inpainting, inversion, …
@@ -30,14 +31,55 @@ The other rooms serve it.
 
 from typing import TYPE_CHECKING, Any
 
+from diffusion.system.errors import UserError as UserError
+
 __version__ = "0.1.0"  # as in pyproject.toml
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from diffusion.config.composing import Settings
+    from diffusion.evaluation.score_table import ScoreTable
     from diffusion.model import Model
+
+
+# Each is imported when it is asked for, so that the command line starts without waiting for torch.
+
+
+def compose(*overrides: str, config_dir: Any = None) -> "Settings":
+    """The settings of a run, from the words of a command line; arguments as in `diffusion.config.composing.compose`.
+
+    Returns:
+        a dictionary of dictionaries; what is changed in it counts as if it had been said here.
+    """
+    from diffusion.config.composing import compose
+
+    return compose(*overrides, config_dir=config_dir)
+
+
+def train(config: Any = (), folder: Any = None) -> "Model":
+    """A model, trained by settings of `compose`; arguments as in `diffusion.model.train`."""
+    from diffusion.model import train
+
+    return train(config, folder)
 
 
 def load(path: Any, **settings: Any) -> "Model":
     """A trained model, to sample from and to denoise with; arguments as in `diffusion.model.load`."""
-    from diffusion.model import load  # here, so that the command line starts without waiting for torch
+    from diffusion.model import load
 
     return load(path, **settings)
+
+
+def evaluate(what: Any, *overrides: str, labels: Any = None, folder: Any = None, **settings: Any) -> "ScoreTable":
+    """Scores of a model or of images beside those of real ones; arguments as in `diffusion.model.evaluate`."""
+    from diffusion.model import evaluate
+
+    return evaluate(what, *overrides, labels=labels, folder=folder, **settings)
+
+
+def show(images: Any, **layout: Any) -> "Image":
+    """Images as one picture, for a notebook; arguments as in `diffusion.drawing.showing.show`."""
+    from diffusion.drawing.showing import show
+
+    return show(images, **layout)

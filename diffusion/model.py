@@ -1,15 +1,19 @@
-"""A trained model for Python, without configs or scripts.
+"""A trained model for Python: trained here, or read from a file; and scores of it, or of any images.
 
 import diffusion
 
-model = diffusion.load("outputs/train/RUN")
+model = diffusion.train("model.width=32")                               # or diffusion.load("outputs/train/RUN")
 images = model.sample(16, labels="sneaker", steps=20, guidance=2.0)     # uint8 (16, C, H, W)
 x_0 = model.denoise(x_t, t=0.5)                                         # x̂_0 in [−1, 1]
+scores = diffusion.evaluate(model, n=1000)                              # or of images; scores["fid"]
 model.save("sneakers.safetensors")
+model.export("sneakers.onnx", to="onnx", weights="fp16")
 """
 
+import copy
+import html
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,14 @@ from torch import Tensor
 from diffusion.config import trained
 from diffusion.config.build import build
 from diffusion.config.classes import class_numbers
+from diffusion.config.composing import Settings, said
+from diffusion.config.describing import described
 from diffusion.config.opening import opened
 from diffusion.config.trust import given as trusted
 from diffusion.config.trust import modules as trusted_modules
+from diffusion.evaluation.score_table import ScoreTable
 from diffusion.records import checkpoint
+from diffusion.records.results import read_metrics
 from diffusion.sampler import Sampler
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError
@@ -32,10 +40,10 @@ from diffusion.system.errors import UserError
 @contextmanager
 def own_defaults() -> Iterator[None]:
     """Meanwhile PyTorch's own defaults: with another dtype or device of the caller's the images would be others."""
-    before = torch.get_default_dtype()
+    before, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu") if elsewhere else nullcontext():  # which every call of PyTorch would pass through
             yield
     finally:
         torch.set_default_dtype(before)
@@ -49,13 +57,23 @@ def plain(value: Any) -> Any:
 class Model:
     """A trained model. What is wrong is told by `diffusion.system.errors.UserError`, in one sentence.
 
-    The arguments are those of `trained.load_image_model`.
+    The arguments are those of `trained.load_image_model`, and where the model comes from.
+
+    Attributes:
+        scores: what its run scored at the end, where the folder says so; else None.
     """
 
     def __init__(
-        self, state: dict[str, Any], device: Device, averaged: bool = True, ema_width: float | None = None
+        self,
+        state: dict[str, Any],
+        device: Device,
+        averaged: bool = True,
+        ema_width: float | None = None,
+        source: str = "model",
     ) -> None:
-        self.state, self.trusted = state, trusted_modules()
+        self.state, self.trusted, self.source = state, trusted_modules(), source
+        self.averaged, self.ema_width = averaged, ema_width
+        self.scores: ScoreTable | None = None
         self.image_model = trained.load_image_model(state, device, averaged, ema_width)
         self.denoiser, self.config = self.image_model.denoiser, state["config"]
         self.class_names = self.image_model.class_names
@@ -143,6 +161,41 @@ class Model:
         """Write the weights as one .safetensors file with the config in its metadata; `load` reads it back."""
         checkpoint.save_model(Path(path), self.state, self.denoiser.network.state_dict())
 
+    @own_defaults()
+    def export(self, path: str | Path, to: str, weights: str | None = None) -> Path:
+        """Write the model for programs without this package; docs/export.md shows how each form is used.
+
+        Args:
+            path: of the file, or of the folder for "diffusers".
+            to: "onnx", the denoiser as one graph; "diffusers", a folder for its `from_pretrained`; "safetensors", what
+                `save` writes; "page", one HTML file that draws.
+            weights: "fp32", "fp16" or "int8", in which they are stored; None is "int8" for a page, and "fp32" else.
+
+        Returns:
+            the path.
+        """
+        from diffusion.export.formats import export  # here, because few who load a model export it
+
+        with trusted(self.trusted):
+            return export(self, Path(path), to, weights)
+
+    def describe(self) -> dict[str, str]:
+        """What it is, line by line."""
+        with trusted(self.trusted):
+            sampler = build(self.config["sampler"], "sampler")
+        width = f" of width {self.ema_width:g}" if self.ema_width is not None else ""
+        return described(self.state, self.image_model, sampler, f"averaged weights{width}" * self.averaged or "weights")
+
+    def __repr__(self) -> str:
+        lines = [f"{name:<12}  {text}" for name, text in self.describe().items()]
+        return "\n".join([f"Model of {self.source}", *lines, *([] if self.scores is None else ["", repr(self.scores)])])
+
+    def _repr_html_(self) -> str:
+        lines = ((html.escape(name), html.escape(text)) for name, text in self.describe().items())
+        rows = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in lines)
+        scores = "" if self.scores is None else self.scores._repr_html_()
+        return f"<b>Model of {html.escape(self.source)}</b><table>{rows}</table>{scores}"
+
 
 @own_defaults()
 def load(
@@ -164,6 +217,73 @@ def load(
         settings: further ones of `diffusion.system.device.Device`: index, precision, compile, threads, …
     """
     with trusted(list(trust) if not isinstance(trust, str) else trust):
-        state = opened(checkpoint.find(str(path)))
+        file = checkpoint.find(str(path))
+        state = opened(file)
         place = build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device")
-        return Model(state, place, averaged, ema_width)
+        model = Model(state, place, averaged, ema_width, str(path))
+        metrics = read_metrics(file.with_name("metrics.json")) if averaged and ema_width is None else None
+        model.scores = ScoreTable.of_run(metrics, state["step"])
+        return model
+
+
+@own_defaults()
+def train(config: Settings | str | Sequence[str] = (), folder: str | Path | None = None) -> Model:
+    """Train a model, as `python train.py` does of the same settings: the same folder, messages and weights.
+
+    A run that was stopped in this folder is gone on with; one that is finished there is read.
+
+    Args:
+        config: from `diffusion.compose`, or the words for it: "experiment=ema", ["experiment=ema", "model.width=32"];
+            without any, the quickstart.
+        folder: of the run; None is a new one under outputs/train.
+
+    Raises:
+        UserError: a setting is wrong, in one sentence.
+    """
+    from diffusion.config import from_python  # here: who draws from a model needs nothing of this
+
+    config, place = from_python.train(config, folder)
+    device = {key: value for key, value in config["device"].items() if key != "_target_"}
+    return load(place, device=device.pop("type", "auto"), trust=from_python.trust_of(config), **device)
+
+
+@own_defaults()
+def evaluate(
+    what: Any, *overrides: str, labels: Any = None, folder: str | Path | None = None, **settings: Any
+) -> ScoreTable:
+    """Scores of a model or of images, each beside that of real images, as `python evaluate.py` finds them.
+
+    Args:
+        what: a `Model`, or what `load` takes for one; or images, uint8 (N, C, H, W), (N, H, W, C) or (N, H, W).
+        overrides, settings: of evaluate.py, as n=10000, seed=1, steps=20, guidance=2.0, or as there, "sampler=ddim";
+            for images, data="mnist" says what they imitate.
+        labels: of images, the classes (N,) that they were made for.
+        folder: for the report, its pictures and samples; None writes nothing.
+
+    Raises:
+        UserError: a setting is wrong, or the images are not like the data.
+    """
+    from diffusion.config import from_python
+    from diffusion.config.whole_evaluation import Given
+
+    if "guidance" in settings and not isinstance(settings["guidance"], dict):  # as in `Model.sample`
+        settings["guidance"] = {"scale": settings["guidance"]}
+    names = {"steps": "sampler.steps"}
+    words = [*overrides, *(word for name, value in settings.items() for word in said(names.get(name, name), value))]
+    taken = next((word for word in words if word.split("=")[0] in ("checkpoint", "samples", "output_dir")), None)
+    if taken is not None:
+        raise UserError(f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report.")
+    if isinstance(what, str | Path):
+        what = load(what)
+    if not isinstance(what, Model):
+        pixels, numbers = (None if each is None else np.asarray(each) for each in (what, labels))
+        return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder))
+    if labels is not None:
+        raise UserError("labels= are of images: a model draws an even mix of all its classes.")
+    loaded = next((word for word in words if word.split("=")[0].split(".")[0] in ("averaged", "ema_width", "device")), None)
+    if loaded is not None:
+        raise UserError(f"{loaded} is settled when a model is loaded: give it to diffusion.load.")
+    words += [f"checkpoint={what.source}", f"averaged={str(what.averaged).lower()}"]
+    words += [] if what.ema_width is None else [f"ema_width={what.ema_width}"]
+    with trusted(what.trusted):
+        return ScoreTable(from_python.evaluate(Given(copy.copy(what.image_model), what.state), words, folder))

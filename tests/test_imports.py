@@ -18,6 +18,7 @@ FLOORS = (  # from the ground
     "evaluation",
     "training tasks",
     "config",
+    "export",
     "model assets",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -39,7 +40,7 @@ def test_no_circle():
     assert set(TopologicalSorter(graph).static_order()) >= MODULES.keys()
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py", "diffusion/export/__main__.py"])
 def test_scripts_start_without_torch(script):
     """So that --help and tab completion are quick: torch is imported inside `main`."""
     top = [
@@ -53,10 +54,12 @@ def test_scripts_start_without_torch(script):
         "logging",
         "os",
         "pathlib",
+        "sys",
         "typing",
         "hydra",
         "hydra.core.hydra_config",
         "hydra.types",
         "omegaconf",
+        "diffusion.config",  # its module options, which knows no torch either
         "diffusion.config.cli",
     }

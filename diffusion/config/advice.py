@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion.config import command
+from diffusion.config import options as of_config
 from diffusion.config.arguments import READ, WITH_VALUE
 from diffusion.config.settings import FROM_CHECKPOINT, HOMES, unknown
 from diffusion.system import ranks
@@ -31,13 +32,13 @@ def as_sentence(error: BaseException) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
     if str(error).startswith("Config group override must be a string"):  # Hydra's, without a name
-        groups = [a for a in sys.argv[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")]
+        groups = [a for a in command.words()[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")]
         given = next(
             (a for a in groups if type(OverridesParser.create().parse_override(a).value()) not in (str, list)), ""
         )
         return f"{given.replace('sampler@', '')}: choose an option by its name, or leave this out."
     if isinstance(error, ValueError) and "integer string conversion" in str(error):  # Python's, without a name
-        given = next((argument for argument in sys.argv[1:] if re.search(r"\d{4301}", argument)), "A setting")
+        given = next((argument for argument in command.words()[1:] if re.search(r"\d{4301}", argument)), "A setting")
         return f"{given[:60]}… is too large a number."
     if ranks.lost(error):
         return "Another process of this run ended without a word (killed, or out of memory?): this one ends, too."
@@ -68,7 +69,7 @@ def hydra_sentence(message: str) -> str:
     option = re.search(r"Could not find '([^']*)/([^'/]*)'\s*Available options in '[^']*':\n((?:\t.*\n?)*)", message)
     if option:
         group, wrong, rest = option.groups()
-        if f"sampler@preview={wrong}" in sys.argv:
+        if f"sampler@preview={wrong}" in command.words():
             group = "preview"
         options = ", ".join(rest.split())
         return f"{group}={wrong}: there is no such option; choose one of {options}."
@@ -88,7 +89,7 @@ def hydra_sentence(message: str) -> str:
 def _unread() -> str | None:
     """The sentence for the first argument that Hydra's grammar refuses."""
     parser = OverridesParser.create()
-    for before, argument in zip(sys.argv, sys.argv[1:], strict=False):
+    for before, argument in zip(command.words(), command.words()[1:], strict=False):
         if argument.startswith("-") or before in WITH_VALUE:
             continue
         try:
@@ -110,9 +111,9 @@ def no_setting(name: str) -> str:
         return unknown(name, [])
     owner = next((option for option in OF_YOURS if section == "data" and key in settings_of("data", option)), None)
     if owner is not None and key not in VARIED:
-        if Path(sys.argv[0]).name == "sample.py":
+        if Path(command.words()[0]).name == "sample.py":
             return f"{name}: sample.py takes the images of a task from the model's data, or from task.images=…."
-        if any(f"data={other}" in sys.argv for other in OF_YOURS):
+        if any(f"data={other}" in command.words() for other in OF_YOURS):
             return f"Unknown setting '{name}' for these data, though data={owner} has it: leave it out."
         return f"Unknown setting '{name}' for these data: add data={owner}, for images of your own."
     others = [] if name in keys else [option for option in options(section) if key in settings_of(section, option)]
@@ -126,7 +127,7 @@ def no_setting(name: str) -> str:
 
 def folders() -> list[Path]:
     """Where options lie: this program's conf/ and the user's own --config-dir."""
-    found, words = [Path(sys.argv[0]).resolve().parent / "conf"], sys.argv[1:]
+    found, words = [Path(command.words()[0]).resolve().parent / "conf"], command.words()[1:]
     for word, after in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config-dir", "-cd"):
@@ -154,30 +155,18 @@ def settings_of(group: str, option: str) -> list[str]:
 
 def settings() -> list[str]:
     """All settings of this script's config, for hints; composed anew with the user's choice of options alone."""
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
-    given = next((a.partition("=")[2] for a in sys.argv if a.startswith("--config-name=")), None)
-    if given is None and "--config-name" in sys.argv[:-1]:
-        given = sys.argv[sys.argv.index("--config-name") + 1]
+    script, *given = command.words()
+    name = next((a.partition("=")[2] for a in given if a.startswith("--config-name=")), None)
+    if name is None and "--config-name" in given[:-1]:
+        name = given[given.index("--config-name") + 1]
     places = folders()
-    names = {a: re.split("[=@]", a.lstrip("+"))[0] for a in sys.argv[1:] if "=" in a}
-    chosen = [a for a, name in names.items() if any((place / name).is_dir() for place in places)]
-    search = create_config_search_path(str(places[0]))
-    for place in places[1:]:
-        search.prepend("command-line", f"file://{place}", anchor="schema")
-    GlobalHydra.instance().clear()
+    names = {a: re.split("[=@]", a.lstrip("+"))[0] for a in given if "=" in a}
+    chosen = [a for a, group in names.items() if any((place / group).is_dir() for place in places)]
     cfg: Any = {}
     with suppress(Exception):  # only hints depend on it
-        hydra = Hydra.create_main_hydra2("hints", search)
         for overrides in ([], chosen):
-            composed = hydra.compose_config(
-                given or Path(sys.argv[0]).stem, overrides, RunMode.RUN, from_shell=False, with_log_configuration=False
-            )
+            composed = of_config.composed(name or Path(script).stem, overrides, places)
             cfg = OmegaConf.to_container(composed, resolve=False)
-    GlobalHydra.instance().clear()
     keys: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:

@@ -20,7 +20,7 @@ READ = (
     *("data.train", "data.test", "data.train_labels", "data.test_labels", "data.name"),
     *("guidance.weaker", "task.images", "task.mask"),
 )
-WRITTEN = ("features.cache", "output_dir", "hydra.run.dir", "hydra.sweep.dir")
+WRITTEN = ("features.cache", "output_dir", "path", "hydra.run.dir", "hydra.sweep.dir")
 BROUGHT = ("data", "model", "schedule", "objective")  # by the checkpoint that a run starts from
 BROUGHT_ON_RESUME = ("loss", "timesteps", "guidance", "ema", "sampler", "preview", "optimizer", "features")
 WITH_VALUE = (
@@ -74,7 +74,7 @@ def of_the_run(arguments: Sequence[str], script: str) -> list[str]:
     it takes them nevertheless, and they are compared with the run's own.
     """
     given = {name: value for name, _, value in (argument.partition("=") for argument in arguments)}
-    if script == "sample":
+    if script in ("sample", "export"):
         return list(arguments)
     if script == "evaluate":
         groups: Sequence[str] = ["data"] if given.get("checkpoint", "null") != "null" else []

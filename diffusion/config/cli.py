@@ -16,9 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import arguments, guiding, trust
+from diffusion.config import arguments, command, trust
 from diffusion.config.advice import as_sentence
-from diffusion.config.classes import quote_classes
 from diffusion.system import ranks, terminal
 from diffusion.system.errors import InUse, UserError
 from diffusion.system.files import sole_use
@@ -80,15 +79,7 @@ def launch(main: Callable[[], Any]) -> None:
     code, composed = 1, True
     try:
         sweep = bool({"-m", "--multirun"}.intersection(sys.argv))
-        sys.argv[1:] = [quote_classes(argument, sweep) for argument in sys.argv[1:]]
-        # The preview is a sampler, too: preview=ddpm chooses one as sampler=ddpm does.
-        sys.argv[1:] = arguments.arranged(sys.argv[1:], sweep)
-        sys.argv[1:] = [re.sub(r"^preview=", "sampler@preview=", argument) for argument in sys.argv[1:]]
-        sys.argv[1:] = guiding.without_null(sys.argv[1:], Path(sys.argv[0]).stem)
-        if any(argument.startswith("resume=") for argument in sys.argv[1:]):
-            continue_in_run_folder()
-        sys.argv[1:] = arguments.of_the_run(sys.argv[1:], Path(sys.argv[0]).stem)
-        sys.argv[1:] = arguments.with_own_parts(sys.argv[1:])
+        sys.argv[1:] = command.arranged(sys.argv[1:], Path(sys.argv[0]).stem, sweep)
         sys.argv[1:] = ranks.arrange_arguments(sys.argv[1:])
         main()
         if not _failure:
@@ -122,21 +113,6 @@ def quiet_about_files(failure: threading.ExceptHookArgs) -> None:
 def _told(error: BaseException) -> bool:
     """Whether a job already logged this error (Hydra raises the first failed job's again after a sweep)."""
     return "return_value" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-
-
-def continue_in_run_folder() -> None:
-    """Point `hydra.run.dir` at the run that `resume=` names, so that it goes on in its own folder."""
-    from diffusion.records import checkpoint
-
-    if {"-m", "--multirun"} & set(sys.argv):
-        raise UserError("resume= continues one run and cannot be swept: leave out -m.")
-    number = next(i for i, argument in enumerate(sys.argv) if argument.startswith("resume="))
-    value = arguments.reading(sys.argv[number].partition("=")[2])
-    if value is not None:
-        path = checkpoint.find(str(value), setting="resume")
-        # What "latest" means is settled here, once.
-        sys.argv[number] = f"resume={arguments.in_quotes(str(path))}"
-        sys.argv.insert(number + 1, f"hydra.run.dir={arguments.in_quotes(str(path.parent))}")
 
 
 def _record_failure(cfg: DictConfig, reason: str) -> None:

@@ -40,6 +40,7 @@ HOMES = {
 LATER: dict[str, Config] = {
     "training": {"freeze": None, "keep": 1, "keep_by": "score/fid", "patience": 0},
     "data": {"flip": False, "shift": 0, "fit": "crop"},
+    "model": {"sinusoid_ratio": 4},
 }
 
 

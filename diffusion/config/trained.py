@@ -59,13 +59,18 @@ def open_model(
     """The model and the checkpoint that a script's `checkpoint`, `averaged`, `device` and `guidance.scale` ask for;
     `groups` are the parts of its config that the script makes."""
     state = opened(checkpoint.find(cfg.checkpoint), groups)
-    if state["step"] < state["total_steps"] and state.get("ended") is not True:
-        log.warning("This run has only got to step %d of %d so far.", state["step"], state["total_steps"])
+    tell_unfinished(state)
     device = build(cfg.device, "device") if device is None else device
     model = load_image_model(state, device, cfg.averaged, cfg.ema_width)
     given: Any = OmegaConf.to_container(cfg.guidance, resolve=True)
     set_guidance(model, state, given)
     return model, state
+
+
+def tell_unfinished(state: Config) -> None:
+    """A warning for a checkpoint of a run that has not come to its end."""
+    if state["step"] < state["total_steps"] and state.get("ended") is not True:
+        log.warning("This run has only got to step %d of %d so far.", state["step"], state["total_steps"])
 
 
 def choose_sampler(cfg: DictConfig, config: Config) -> Sampler:

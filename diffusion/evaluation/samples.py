@@ -48,12 +48,28 @@ def load_samples(where: str, data: ImageData, key: str = "samples") -> Images | 
         raise UserError(f"{key}={where}: arr_0 is {pixels.dtype} {pixels.shape}; it must be uint8 (N, H, W, C).")
     _check_size(f"{key}={where}", data, pixels.shape[1:3], pixels.shape[3])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return _labelled(images, numbers, data, f"{key}={where}: arr_1")
+
+
+def as_samples(pixels: np.ndarray, numbers: np.ndarray | None, data: ImageData) -> Images:
+    """Images that Python gives, uint8 (N, C, H, W), (N, H, W, C) or (N, H, W); labels (N,) or None; data as above."""
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise UserError(f"images: {pixels.dtype} {pixels.shape}; they must be uint8 (N, C, H, W) or (N, H, W, C).")
+    if pixels.shape[1:] != (data.channels, *data.image_size) and pixels.shape[3] == data.channels:
+        pixels = np.moveaxis(pixels, 3, 1)
+    _check_size("images", data, pixels.shape[2:], pixels.shape[1])
+    return _labelled(torch.from_numpy(np.ascontiguousarray(pixels)), numbers, data, "labels")
+
+
+def _labelled(images: torch.Tensor, numbers: np.ndarray | None, data: ImageData, what: str) -> Images:
     if numbers is None or not data.class_names:
         return Images(images)
-    if numbers.shape != (len(pixels),) or not np.issubdtype(numbers.dtype, np.integer):
-        raise UserError(f"{key}={where}: arr_1 is {numbers.dtype} {numbers.shape}; it must be N whole numbers.")
+    if numbers.shape != (len(images),) or not np.issubdtype(numbers.dtype, np.integer):
+        raise UserError(f"{what} is {numbers.dtype} {numbers.shape}; it must be N whole numbers.")
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(data.class_names):
-        raise UserError(f"{key}={where}: arr_1 holds labels outside 0 … {len(data.class_names) - 1}.")
+        raise UserError(f"{what} holds labels outside 0 … {len(data.class_names) - 1}.")
     return Images(images, torch.from_numpy(numbers.astype(np.int64)))
 
 
@@ -86,5 +102,5 @@ def _check_size(what: str, data: ImageData, size: tuple[int, ...], channels: int
         raise UserError(
             f"{what}: {in_words(size)} pixels with {channels} channels, but the images of "
             f"data={data.name} have {in_words(data.image_size)} with {data.channels}: resizing would "
-            f"change them, so make them that size{', or name the data= they belong to' * what.startswith('samples')}."
+            f"change them, so make them that size{', or name the data= they belong to' * what.startswith(('samples', 'images'))}."
         )

@@ -52,19 +52,22 @@ class Conditioning(nn.Module):
         width: of the vector.
         num_classes: K; the table of labels has K + 1 rows, the last for "no label". 0 means: no labels at all.
         hidden: put a two-layer perceptron behind the sinusoidal embedding.
+        sinusoid: width of that embedding, where there is a perceptron; None is `width`.
     """
 
-    def __init__(self, width: int, num_classes: int, hidden: bool) -> None:
+    def __init__(self, width: int, num_classes: int, hidden: bool, sinusoid: int | None = None) -> None:
         super().__init__()
-        self.width = width
+        self.sinusoid = width if sinusoid is None else sinusoid
         self.time = (
-            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if hidden else nn.Identity()
+            nn.Sequential(nn.Linear(self.sinusoid, width), nn.SiLU(), nn.Linear(width, width))
+            if hidden
+            else nn.Identity()
         )
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
 
     def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
         """t (B,) in 0..1000 and labels (B,) in 0..K or None → (B, width)."""
-        vector = self.time(sinusoidal_embedding(t, self.width))
+        vector = self.time(sinusoidal_embedding(t, self.sinusoid))
         if self.label is not None:
             assert labels is not None
             vector = vector + self.label(labels)

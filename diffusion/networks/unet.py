@@ -85,6 +85,8 @@ class UNet(nn.Module):
         patch: 2 folds 2×2 pixels into channels at the input, 1 does not; it divides height and width.
         head_width: channels per attention head.
         groups: of the GroupNorms.
+        sinusoid_ratio: width of the time's sines and cosines as a multiple of `width`; at 1 the network is diffusers'
+            `UNet2DModel` (see `diffusion.export.unet_2d`).
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class UNet(nn.Module):
         patch: int = 1,
         head_width: int = 32,
         groups: int = 8,
+        sinusoid_ratio: int = 4,
     ) -> None:
         super().__init__()
         multipliers, attention = [1, 2, 2] if multipliers is None else multipliers, attention or []
@@ -107,7 +110,7 @@ class UNet(nn.Module):
             raise ValueError(f"multipliers={multipliers} must be a list of whole numbers of at least 1")
         check_patch(image_size, patch)
         check_shape([side // patch for side in pair(image_size)], len(multipliers) - 1, {"width": width}, groups)
-        check_shape(image_size, 0, {"blocks": blocks, "head_width": head_width})
+        check_shape(image_size, 0, {"blocks": blocks, "head_width": head_width, "sinusoid_ratio": sinusoid_ratio})
         if any(not 0 <= level < len(multipliers) for level in attention):
             raise ValueError(f"attention={attention} must name levels from 0 to {len(multipliers) - 1}")
         attended = [multipliers[level] for level in attention] + [multipliers[-1]]
@@ -116,7 +119,7 @@ class UNet(nn.Module):
         self.num_classes, self.patch = num_classes, patch
         out_channels = out_channels or channels
         vector_width = 4 * width
-        self.conditioning = Conditioning(vector_width, num_classes, hidden=True)
+        self.conditioning = Conditioning(vector_width, num_classes, hidden=True, sinusoid=sinusoid_ratio * width)
 
         def block(in_width: int, out_width: int, attend: bool) -> Block:
             return Block(in_width, out_width, vector_width, groups, head_width, attend)

@@ -7,6 +7,10 @@ class UserError(Exception):
     The sentence names the setting (or file), its value and the way out.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NotWritten(UserError):
     """A file could not be written: the disk is full, the folder is read-only or gone."""

@@ -1,6 +1,7 @@
-"""The progress bars: lively on a terminal, a line now and then in a file."""
+"""The progress bars: lively on a terminal and in a notebook, a line now and then in a file."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,6 +28,11 @@ def progress_bar(total: int, description: str, unit: str, initial: int = 0, disa
         unit_scale=True,
         disable=disable or not ranks.first(),
         leave=description == "training",
-        mininterval=0.5 if screen.isatty() else 30,
+        mininterval=0.5 if screen.isatty() or in_notebook(screen) else 30,
         file=screen,
     )
+
+
+def in_notebook(screen: Any) -> bool:
+    """Whether a forgiving stream leads to the cell of a notebook."""
+    return type(getattr(screen, "_stream", screen)).__module__.startswith("ipykernel.")

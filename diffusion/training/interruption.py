@@ -23,6 +23,10 @@ class Stopped(KeyboardInterrupt):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it."""
+        return [str(self)]
+
 
 class StopSignals:
     """Remembers the first SIGINT or SIGTERM instead of dying; a second one acts as usual, or, in one of several

@@ -4,10 +4,11 @@ import json
 
 import pytest
 from config_helpers import compose, trained_run
-from conftest import CACHE, ROOT
+from conftest import CACHE
 from omegaconf import OmegaConf
 from PIL import Image
 
+from diffusion.config import whole_evaluation
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError
 
@@ -41,19 +42,13 @@ def test_the_command_line(runs, run, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["likelihood=-3", "likelihood_steps=0", "likelihood_evaluations=0"])
-def test_the_script_refuses_before_it_draws(given, runs, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    import evaluate
-
+def test_the_script_refuses_before_it_draws(given, runs):
     cfg = OmegaConf.create(compose("evaluate", f"checkpoint='{runs[True]}'", given))
     with pytest.raises(UserError, match=given):
-        next(evaluate.from_model(cfg, Device("cpu"), {}))
+        next(whole_evaluation.from_model(cfg, Device("cpu"), {}, None))
 
 
-def test_samples_have_no_likelihood(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    import evaluate
-
+def test_samples_have_no_likelihood():
     cfg = OmegaConf.create(compose("evaluate", "samples=mine.npz", "likelihood=5"))
     with pytest.raises(UserError, match="likelihood=5 needs a model, and samples= are"):
-        next(evaluate.from_samples(cfg, Device("cpu"), ["samples=mine.npz", "likelihood=5"]))
+        next(whole_evaluation.from_samples(cfg, Device("cpu"), ["samples=mine.npz", "likelihood=5"]))

@@ -1,0 +1,114 @@
+"""Runs and evaluations that are started from Python, with the checks and the words of the scripts.
+
+Hydra's own state is neither needed nor changed, so that all this works as often as one likes in one process.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from diffusion.config import arguments, command, trust, whole_evaluation, whole_run
+from diffusion.config.composing import Settings, compose, in_sentences
+from diffusion.records import checkpoint
+from diffusion.records.results import Scores
+from diffusion.system import ranks
+from diffusion.system.errors import UserError
+from diffusion.system.files import LogFile, sole_use
+from diffusion.system.terminal import forgiving
+from diffusion.training.interruption import Stopped
+
+LINE = "[%(asctime)s][%(levelname)s] %(message)s"  # of the log file, as in conf/hydra/job_logging
+
+
+def train(config: Settings | str | Sequence[str], folder: str | Path | None = None) -> tuple[Settings, Path]:
+    """Train as `train.py` does; arguments and errors as of `diffusion.train`. The settings and the folder of the run."""
+    config = settings_of(config)
+    place = run_folder(config, folder)
+    overrides, threads = config.overrides(), torch.get_num_threads()
+    try:
+        with command.given(config.command()), in_sentences(), trust.given(config.get("trust")), sole_use(place):
+            cfg = config.cfg(place)
+            arguments.settle(cfg)
+            trust.part_from_options(cfg, overrides)
+            with told("train", place):
+                whole_run.train(cfg, overrides)
+    except Stopped as stop:
+        text = f"{str(stop).partition('; continue with')[0]}; go on by diffusion.train(config, {str(place)!r})"
+        raise Stopped(text, stop.exit_code - 128) from None
+    finally:
+        torch.set_num_threads(threads)
+    return config, place
+
+
+def evaluate(given: whole_evaluation.Given, words: Sequence[str], folder: str | Path | None) -> Scores:
+    """Score as `evaluate.py` does what Python gives; `words` as on the command line, without a folder nothing stays."""
+    alone()
+    config, place = compose(*words, script="evaluate"), None if folder is None else Path(folder).expanduser()
+    names, use = [*trust.modules(), *trust_of(config)], nullcontext() if place is None else sole_use(place)
+    with command.given(config.command()), in_sentences(), trust.given(names), use, told("evaluate", place):
+        return whole_evaluation.evaluate(config.cfg(place or Path()), config.words, place, given=given)
+
+
+def trust_of(config: Settings) -> list[str]:
+    """The modules that the settings trust, as a list."""
+    found = config.get("trust") or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def settings_of(config: Settings | str | Sequence[str]) -> Settings:
+    """The settings that `diffusion.train` is given, or that its words stand for."""
+    alone()
+    if isinstance(config, str):
+        return compose(config)
+    if isinstance(config, list | tuple):
+        return compose(*config)
+    if not isinstance(config, Settings) or config.script != "train":
+        what = type(config).__name__
+        raise UserError(f"config must be what diffusion.compose gives, or a text such as 'experiment=ema', not a {what}.")
+    return config
+
+
+def run_folder(config: Settings, folder: str | Path | None) -> Path:
+    """Where a run lies: the given folder, that of the run which goes on, or a new one under outputs/train."""
+    place = None if folder is None else Path(arguments.checked("folder", str(folder)))
+    if config.get("resume"):
+        own = checkpoint.find(str(config["resume"]), setting="resume").parent
+        if place is not None and place.resolve() != own.resolve():
+            raise UserError(f"folder={folder}: resume= goes on with a run in its own folder, {own}: leave folder out.")
+        return own
+    return place or Path("outputs", "train", datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+
+
+def alone() -> None:
+    """Raise `UserError` where this is one of several processes."""
+    if ranks.size() > 1:
+        raise UserError("Python trains and scores in one process: several are for torchrun … train.py and evaluate.py.")
+
+
+@contextmanager
+def told(script: str, folder: Path | None) -> Iterator[None]:
+    """A block whose log is told on the screen, unless the program has handlers of its own, and kept in the folder."""
+    log = logging.getLogger("diffusion")
+    handlers: list[logging.Handler] = []
+    if not log.hasHandlers():
+        handlers.append(logging.StreamHandler(forgiving(sys.stderr)))
+        handlers[0].setLevel(logging.INFO)
+    if folder is not None:
+        handlers.append(LogFile(folder / f"{script}.log", delay=True, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter(LINE))
+    level = log.level
+    log.setLevel(level or logging.INFO)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,277 @@
+"""The door for Python: the settings, weights and scores of the scripts, in a process that does other things as well."""
+
+import json
+import logging
+import sys
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from config_helpers import train_config
+from conftest import CACHE, ROOT, ended, same
+from hydra import version
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import diffusion
+from diffusion.config import command
+from diffusion.config.composing import changes, said
+from diffusion.records import checkpoint
+from diffusion.system.errors import UserError
+
+NETWORK = ["model.width=8", "model.groups=4", "model.head_width=8"]
+TINY = [
+    *NETWORK,
+    *("training.batch_size=8", "training.steps=4", "training.log_every=3", "training.checkpoint_every=4"),
+    *("training.preview_every=0", "score.held_out=32", "preview.steps=2", "score.n=20", "score.batch_size=20"),
+    *(f"features.cache={CACHE}", "device=cpu", "device.precision=fp32"),
+]
+SCORED = ("n", "fid", "kid", "precision", "recall", "accuracy", "inception_score", "real", "scale", "memorisation")
+# Runs scripts as from a shell, in processes forked from one that has imported what takes seconds.
+FORKING = """
+import json, os, runpy, sys
+import diffusion.config.whole_evaluation, diffusion.config.whole_run
+for script, *arguments in json.loads(sys.argv[1]):
+    if not os.fork():
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
+    _, status = os.wait()
+    assert status == 0, (script, status)
+"""
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """A folder where train.py and evaluate.py have run, as a person starts them."""
+    folder = tmp_path_factory.mktemp("shell")
+    drawing = ["n=20", "sampler.steps=2", "guidance.scale=1.5", "seed=3"]
+    place = [f"features.cache={CACHE}", "device=cpu", "device.precision=fp32"]
+    commands = [
+        [str(ROOT / "train.py"), *TINY, "hydra.run.dir=run"],
+        [str(ROOT / "evaluate.py"), "checkpoint=run", *drawing, *place, "hydra.run.dir=scores"],
+        [str(ROOT / "evaluate.py"), "samples=scores/samples.npz", "data=fashion_mnist_mini", *place, "hydra.run.dir=mine"],
+    ]
+    done = ended([sys.executable, "-c", FORKING, json.dumps(commands)], folder)
+    (folder / "screen.txt").write_text(done.stderr, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The same run from Python: the model, its folder."""
+    folder = tmp_path_factory.mktemp("python") / "run"
+    return diffusion.train(diffusion.compose(*TINY), folder), folder
+
+
+# ------------------------------------------------------------------------------------------------- the settings
+
+
+@pytest.mark.parametrize("words", [[], ["experiment=ema", "model.width=32"], ["sampler=heun", "seed=3", "track=null"]])
+def test_the_settings_are_those_of_the_command_line(words):
+    """As Hydra's own API composes them."""
+    expected = {name: node for name, node in train_config(*words).items() if name != "output_dir"}
+    assert diffusion.compose(*words) == expected
+
+
+def test_words_and_changes_are_one():
+    """What is changed counts as if it had been said: a length replaces that of an experiment."""
+    config = diffusion.compose("experiment=best")
+    assert config["training"]["budget"] == "15min"
+    config["training"]["steps"], config["seed"] = np.int64(4), 2
+    config["guidance"]["interval"] = (0.0, 1.5)
+    assert config.overrides()[0] == "experiment=best"
+    assert set(config.overrides()[1:]) == {"guidance.interval=[0.0, 1.5]", "training.steps=4", "seed=2"}
+    said_at_once = diffusion.compose(*config.overrides())
+    assert said_at_once["training"]["budget"] is None and said_at_once["guidance"]["interval"] == [0.0, 1.5]
+    other = config.copy()
+    other["seed"] = 5
+    assert config["seed"] == 2 and "seed=5" in other.overrides()
+    assert "width:" in repr(config) and OmegaConf.create(repr(config))["seed"] == 2
+
+
+def test_a_change_as_a_word():
+    before = {"a": 1, "b": {"c": "x", "d": None}, "e": [1]}
+    now = {"a": 1, "b": {"c": "a b, c", "f": True}, "g": {"h": 0.5}}
+    assert list(changes(before, now)) == ["b.c='a b, c'", "~b.d", "b.f=true", "~e", "g.h=0.5"]
+    assert list(said("n", torch.tensor(3))) == ["n=3"]
+    with pytest.raises(UserError, match=r"n=<object .*must be a number, a text"):
+        list(said("n", object()))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.widht=8"], r"^Unknown setting 'model.widht': did you mean 'model.width'\?$"),
+        (["model=unet_tinny"], "^model=unet_tinny: there is no such option; choose one of dit_small, unet_base"),
+        (["preview=nonsense"], "^preview=nonsense: there is no such option"),
+        (["sampler.eta=1"], "^Unknown setting 'sampler.eta' for the chosen sampler: add sampler=ddim"),
+        (["seed"], "^'seed' cannot be read: write name=value"),
+        (["seed=0,1"], "^seed=0,1: "),
+        ([3], "^3 is no setting: write a text with name=value"),
+        (["-m"], "^'-m' is no setting"),
+        (["resume=nowhere"], "^resume=nowhere: there is no such file or folder"),
+        (["trust=no_such_parts"], "^trust=no_such_parts: there is no such module"),
+    ],
+)
+def test_what_is_wrong_is_the_sentence_of_the_command_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        diffusion.compose(*words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"].update(widht=8), r"^Unknown setting 'model.widht': did you mean 'model.width'\?$"),
+        (lambda c: c.update(sead=1), r"^Unknown setting 'sead': did you mean 'seed'\?$"),
+        (lambda c: c["training"].update(steps="many"), "^training.steps='many' has the wrong type"),
+        (lambda c: c["training"].update(steps=object()), "^training.steps=<object"),
+        (lambda c: c["model"].update(_target_="os.system"), "^model._target_=os.system is not allowed"),
+        (lambda c: c["model"].update(_target_="my_parts.Net"), "if you trust it, add trust=my_parts"),
+        (lambda c: c.pop("data"), "data"),
+    ],
+)
+def test_a_change_that_is_wrong_is_told_by_train(change, message, tmp_path):
+    config = diffusion.compose(*TINY)
+    change(config)
+    with pytest.raises(UserError, match=message):
+        diffusion.train(config, tmp_path / "run")
+    assert not list(tmp_path.glob("run/*.pt"))
+
+
+def test_hydra_of_ones_own_is_left_alone(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: 1\n", encoding="utf-8")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.1"):
+        before = GlobalHydra.instance().hydra
+        diffusion.compose("seed=1")
+        with pytest.raises(UserError):
+            diffusion.compose("seeed=1")
+        assert GlobalHydra.instance().hydra is before and str(version.getbase()) == "1.1"
+        assert hydra.compose("mine") == {"a": 1}
+    assert not GlobalHydra.instance().is_initialized() and command.words() is sys.argv
+
+
+def test_options_of_ones_own(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thin.yaml").write_text("_target_: diffusion.networks.unet.UNet\nwidth: 8\n", encoding="utf-8")
+    assert diffusion.compose("model=thin", config_dir=tmp_path)["model"]["width"] == 8
+    with pytest.raises(UserError, match="model=thick: there is no such option; choose one of .*thin"):
+        diffusion.compose("model=thick", config_dir=tmp_path)
+    with pytest.raises(UserError, match="there is no such folder"):
+        diffusion.compose(config_dir=tmp_path / "other")
+
+
+# ------------------------------------------------------------------------------------------------- the training
+
+
+def test_the_weights_are_those_of_the_command_line(shell, trained):
+    model, folder = trained
+    mine, theirs = (checkpoint.load(place / "last.pt") for place in (folder, shell / "run"))
+    for name in ("network", "ema", "optimizer", "config", "image", "step"):
+        assert same(mine[name], theirs[name]), name
+    mine, theirs = (json.loads((place / "metrics.json").read_text()) for place in (folder, shell / "run"))
+    assert all(mine[name] == theirs[name] for name in (*SCORED, "asked", "overrides"))
+    assert (folder / "config.yaml").read_text() == (shell / "run" / "config.yaml").read_text()
+    assert torch.equal(model.sample(3, steps=2), diffusion.load(shell / "run", device="cpu").sample(3, steps=2))
+    assert model.scores["fid"] == theirs["fid"] and {path.name for path in folder.iterdir()} >= {"report.md", "train.log"}
+
+
+def test_the_same_again_does_nothing_and_longer_goes_on(trained, tmp_path, caplog):
+    _, folder = trained
+    written = (folder / "last.pt").stat().st_mtime_ns
+    with caplog.at_level(logging.INFO, "diffusion"):
+        assert diffusion.train(TINY, folder).state["step"] == 4
+    assert "holds this very run, finished: nothing to do" in caplog.text
+    assert (folder / "last.pt").stat().st_mtime_ns == written
+    config = diffusion.compose(*TINY, "score.n=0")
+    config["training"]["steps"] = 6
+    whole = diffusion.train(config, tmp_path / "whole")
+    config["training"]["steps"] = 3
+    config["training"]["decay"] = "constant"
+    first = diffusion.train(config, tmp_path / "first")
+    assert (first.state["step"], whole.state["step"]) == (3, 6) and first.scores is None
+    on = diffusion.train(diffusion.compose(f"resume={tmp_path / 'first'}", "training.steps=6"))
+    assert on.state["step"] == 6 and on.source == str(tmp_path / "first")
+    with pytest.raises(UserError, match="in its own folder"):
+        diffusion.train(f"resume={tmp_path / 'first'}", tmp_path / "other")
+    with pytest.raises(UserError, match="holds a run already, with another seed"):
+        diffusion.train([*TINY, "seed=1"], folder)
+
+
+def test_what_train_takes(tmp_path):
+    for wrong in ({"seed": 1}, None, OmegaConf.create({"seed": 1}), diffusion.load):
+        with pytest.raises(UserError, match="config must be what diffusion.compose gives"):
+            diffusion.train(wrong, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lines_of_the_log(trained, tmp_path, capfd, monkeypatch):
+    """On the screen as from train.py, unless the program has its own; and in the folder."""
+    log = (trained[1] / "train.log").read_text(encoding="utf-8")
+    assert "Network: UNet" in log and "Better ones take more images: diffusion.evaluate(model, n=10000)" in log
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with pytest.raises(UserError):
+        diffusion.train([*TINY, "training.accumulate=3"], tmp_path / "run")
+    assert not logging.getLogger("diffusion").handlers
+    assert "Data: fashion_mnist_mini" in capfd.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- the scores
+
+
+def test_the_scores_of_a_model_are_those_of_the_command_line(shell, trained, tmp_path):
+    expected = json.loads((shell / "scores" / "metrics.json").read_text())
+    how = {"n": 20, "steps": 2, "guidance": 1.5, "seed": 3, "features": {"cache": CACHE}}
+    scores = diffusion.evaluate(trained[0], **how)
+    assert all(scores[name] == expected[name] for name in SCORED)
+    again = diffusion.evaluate(shell / "run", **how, folder=tmp_path / "scores")
+    assert again["fid"] == expected["fid"] and again["notes"] == expected["notes"]
+    made = {path.name for path in (tmp_path / "scores").iterdir()}
+    assert made >= {path.name for path in (shell / "scores").glob("*.[pmhn]*")} >= {"report.md", "samples.npz", "grid.png"}
+
+
+def test_the_scores_of_images_are_those_of_the_command_line(shell):
+    expected = json.loads((shell / "mine" / "metrics.json").read_text())
+    arrays = np.load(shell / "scores" / "samples.npz")
+    pixels, labels = arrays["arr_0"], arrays["arr_1"]
+    for images in (pixels, torch.from_numpy(pixels).permute(0, 3, 1, 2), pixels[..., 0]):
+        scores = diffusion.evaluate(images, labels=labels, data="fashion_mnist_mini", features={"cache": CACHE})
+        assert all(scores[name] == expected[name] for name in SCORED)
+    assert diffusion.evaluate(pixels, "data=fashion_mnist_mini", f"features.cache={CACHE}")["accuracy"] is None
+
+
+def test_what_evaluate_refuses(trained):
+    model, images = trained[0], np.zeros((4, 28, 28, 1), np.uint8)
+    mini = "data=fashion_mnist_mini"
+    for call, message in (
+        (lambda: diffusion.evaluate(model, labels=[1]), "labels= are of images"),
+        (lambda: diffusion.evaluate(model, averaged=False), "averaged=false is settled when a model is loaded"),
+        (lambda: diffusion.evaluate(model, checkpoint="latest"), "checkpoint=latest cannot be given here"),
+        (lambda: diffusion.evaluate(model, m=5), r"Unknown setting 'm'"),
+        (lambda: diffusion.evaluate(model, n=1), "n=1 must be at least 2"),
+        (lambda: diffusion.evaluate(model, data="mnist_mini"), "data=mnist_mini: there is no such option"),
+        (lambda: diffusion.evaluate("nowhere"), "checkpoint=nowhere: there is no such file"),
+        (lambda: diffusion.evaluate(images / 255, mini), r"images: float64 \(4, 28, 28, 1\); they must be uint8"),
+        (lambda: diffusion.evaluate(images[:, :20], mini), "images: 20×28 pixels with 1 channels"),
+        (lambda: diffusion.evaluate(images, mini, labels=[1, 2]), r"labels is int64 \(2,\); it must be N whole numbers"),
+        (lambda: diffusion.evaluate(images, mini, labels=[1, 2, 3, 10]), "labels holds labels outside 0 … 9"),
+        (lambda: diffusion.evaluate(images, mini, n=3), "n=3 says how to draw from a checkpoint, but images are"),
+        (lambda: diffusion.evaluate(images, mini, likelihood=3), "likelihood=3 needs a model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_a_model_and_its_scores_show_themselves(trained):
+    model = trained[0]
+    text, page = repr(model), model._repr_html_()
+    for word in ("28×28 pixels, grey, 10 classes", "Trouser", "4 of 4 steps", "UNet", "UniPC, 12 steps", "FID"):
+        assert word in text and word in page
+    scores = model.scores
+    for shown in (repr(scores), scores._repr_html_()):
+        values = [scores["fid"], scores["real"]["fid"], scores["scale"]["noise"]["fid"]]
+        assert all(f"{value:.3f}" in shown for value in values) and "n = 20" in shown
+    scores["notes"] = ["<script>"]
+    assert "<script>" not in scores._repr_html_() and "\n".join(scores.remarks()).endswith("<script>")

@@ -1,0 +1,44 @@
+"""Which form holds what, said in one sentence where it does not."""
+
+import pytest
+from conftest import same
+from models import SMALL, untrained
+
+from diffusion.export import formats
+from diffusion.records import checkpoint
+from diffusion.system.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return untrained(*SMALL)
+
+
+def test_the_usual_weights():
+    assert [formats.chosen(to, None)[1] for to in formats.FORMATS] == ["fp32", "fp32", "fp32", "int8"]
+    assert formats.chosen("onnx", "int8")[1] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "weights", "message"),
+    [
+        ("a.onnx", None, None, "to=null must be one of onnx, diffusers, safetensors, page"),
+        ("a.onnx", "tflite", None, "to=tflite must be one of onnx"),
+        ("a.onnx", "onnx", "int4", "weights=int4 must be one of fp32, fp16, int8"),
+        ("a", "diffusers", "int8", "weights=int8 cannot be used with to=diffusers.* choose to=onnx or to=page"),
+        ("a.bin", "onnx", None, r"must end in \.onnx for to=onnx, for example .*a\.onnx"),
+        ("", "safetensors", None, r"must end in \.safetensors"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(model, tmp_path, path, to, weights, message):
+    with pytest.raises(UserError, match=message):
+        model.export(tmp_path / path, to=to, weights=weights)
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_are_what_save_writes(model, tmp_path):
+    path = model.export(tmp_path / "a.safetensors", to="safetensors")
+    model.save(tmp_path / "b.safetensors")
+    assert same(checkpoint.load(path), checkpoint.load(tmp_path / "b.safetensors"))
+    assert same(checkpoint.load(path)["network"], dict(model.denoiser.network.state_dict()))
+    assert formats.size_of(path) == path.stat().st_size and formats.size_of(tmp_path) == 2 * path.stat().st_size
