@@ -69,6 +69,7 @@ CASES = {
 LACKS = {  # what an old browser lacks → a script that takes it away
     "DecompressionStream": "delete window.DecompressionStream",
     "WebAssembly with SIMD": "WebAssembly.validate = () => false",
+    "rounded rectangles": "delete CanvasRenderingContext2D.prototype.roundRect",
 }
 
 
