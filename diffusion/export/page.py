@@ -11,13 +11,14 @@ import html
 import json
 from pathlib import Path
 from string import Template
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors.numpy import save as safetensors
 
 from diffusion.drawing.image_model import ImageModel
 from diffusion.export.page_model import description, network_of, own_sampler, tables
 from diffusion.export.page_weights import stored
+from diffusion.export.trained import Trained
 from diffusion.system.errors import UserError, brief
 from diffusion.system.files import replacing
 
@@ -25,13 +26,6 @@ PARTS = Path(__file__).parent / "page_parts"
 ENGINE = ("kernel.js", "network.js", "samplers.js", "random.js", "model_file.js", "engine.js")  # run in a worker
 SCRIPT = ("stage.js", "start.js", "page.js")  # run in the page
 DATA = {"mnist": "MNIST", "kmnist": "KMNIST", "cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
-
-
-class Trained(Protocol):
-    """What is needed of a `diffusion.Model`."""
-
-    image_model: ImageModel
-    config: dict[str, Any]
 
 
 def export_page(model: Trained, path: Path, weights: str = "int8") -> None:

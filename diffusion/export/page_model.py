@@ -10,6 +10,7 @@ from diffusion import sampler as samplers
 from diffusion.data.shapes import pair, sides
 from diffusion.denoiser import Denoiser
 from diffusion.drawing.image_model import ImageModel
+from diffusion.guidance import Autoguidance
 from diffusion.networks.unet import UNet
 from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, Sampler, UniPC
 from diffusion.schedule import levels_at
@@ -60,7 +61,7 @@ def own_sampler(settings: Mapping[str, Any]) -> Sampler:
 def sampler_name(sampler: Sampler) -> str:
     """As people call it."""
     if isinstance(sampler, DDIM):
-        return {0: "DDIM", 1: "DDPM"}.get(sampler.eta, f"DDIM, η = {sampler.eta:g}")
+        return "DDIM" if sampler.eta == 0 else "DDPM" if sampler.eta == 1 else f"DDIM, η = {sampler.eta:g}"
     return "DPM-Solver++" if isinstance(sampler, DPMSolver) else type(sampler).__name__
 
 
@@ -105,9 +106,12 @@ def description(model: ImageModel, own: Sampler) -> dict[str, Any]:
         model: draws the images.
         own: the run's own sampler.
     """
-    denoiser, guidance, image = model.denoiser, model.guidance, model.image
+    denoiser, image = model.denoiser, model.image
+    # A weaker model stays at home: without it, the labels are followed as they are.
+    guidance = model.unguided().guidance if isinstance(model.guidance, Autoguidance) else model.guidance
+    assert not isinstance(guidance, Autoguidance)
     network = network_of(denoiser)
-    first = network.middle[0].attention
+    attention: Any = network.middle[0].attention
     labelled = guidance.conditional and network.num_classes > 0
     return {
         "image": {
@@ -118,8 +122,8 @@ def description(model: ImageModel, own: Sampler) -> dict[str, Any]:
         },
         "network": {
             "patch": network.patch,
-            "groups": first.norm.num_groups,
-            "head_width": first.qkv.in_channels // first.heads,
+            "groups": attention.norm.num_groups,
+            "head_width": attention.qkv.in_channels // attention.heads,
             "num_classes": network.num_classes,
         },
         "guidance": {

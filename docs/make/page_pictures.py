@@ -9,13 +9,14 @@ docs/page_phone.png (a telephone, dark) and docs/page.gif (the page while it dra
 
 import argparse
 import io
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 DOCS = Path(__file__).parent.parent
-COLOURS, MILLISECONDS, REST = 64, 140, 1800  # of the GIF, a frame, and the last one of each drawing
+COLOURS, MILLISECONDS, REST = 200, 140, 1800  # of the GIF, a frame, and the last one of each drawing
 
 
 def opened(browser: Any, page: Path, width: int, height: int, scheme: str, scale: float = 2) -> Any:
@@ -55,13 +56,13 @@ def frames(tab: Any) -> list[tuple[Image.Image, int]]:
 def animate(pictures: list[tuple[Image.Image, int]], path: Path) -> None:
     """Write a GIF that goes round and round, with one palette for all frames."""
     images, milliseconds = zip(*pictures, strict=True)
-    palette = images[-1].quantize(COLOURS)
+    palette = images[-1].quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
     reduced = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     reduced[0].save(path, save_all=True, append_images=reduced[1:], duration=list(milliseconds), loop=0, optimize=True)
 
 
 def main() -> None:
-    from playwright.sync_api import sync_playwright
+    sync_playwright = import_module("playwright.sync_api").sync_playwright  # no part of this package's extras
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
@@ -74,9 +75,10 @@ def main() -> None:
         tab.evaluate("stage.show(stage.steps - 4)")
         tab.screenshot(path=DOCS / "page.png")
         tab = opened(browser, given.page, 360, 740, "dark")
-        draw(tab, "8")
+        draw(tab, "9")
+        tab.evaluate("stage.show(6)")
         tab.screenshot(path=DOCS / "page_phone.png")
-        tab = opened(browser, given.page, 1040, 700, "light", 0.75)
+        tab = opened(browser, given.page, 1040, 790, "light", 0.75)
         pictures = []
         for key in ("9", "8", "g"):
             draw(tab, key)

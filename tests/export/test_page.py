@@ -18,7 +18,7 @@ from diffusion.drawing.image_model import ImageModel
 from diffusion.export.page import PARTS, export_page, page
 from diffusion.export.page_model import levels, offered, own_sampler, tables
 from diffusion.export.page_weights import stored
-from diffusion.guidance import ClassifierFree, Unconditional
+from diffusion.guidance import Autoguidance, ClassifierFree, Unconditional
 from diffusion.networks.dit import DiT
 from diffusion.networks.unet import UNet
 from diffusion.objective import EDM, X0, Epsilon, V
@@ -199,11 +199,13 @@ def test_samplers_that_are_offered():
         (ClassifierFree(0.1, scale=2.0), True, 10),
         (ClassifierFree(0.0, scale=1.0), False, 10),
         (Unconditional(), False, 0),
+        (Autoguidance(weaker=None, conditional=True, name="x", scale=3.0), False, 10),
     ],
 )
 def test_guidance_that_can_be_chosen(guidance, free, classes):
     about, _ = held(page(model(guidance=guidance).image_model, {}, "fp32"))
     assert about["guidance"]["free"] is free and len(about["image"]["classes"]) == classes
+    assert about["guidance"]["scale"] == (2.0 if free else 1.0)
 
 
 def test_each_part_is_small():

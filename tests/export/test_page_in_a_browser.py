@@ -51,7 +51,7 @@ CASES = {
     ),
     "colours, patch 1, not square": case(
         {"size": [12, 20], "channels": 3}, (Flow(), Direction()), ClassifierFree(scale=1.5), DDIM(8, eta=1.0), [0, 1],
-        patch=1, width=12, multipliers=[1, 2, 2], blocks=2, attention=[0, 2], groups=3, head_width=4,
+        patch=1, width=9, multipliers=[1, 2, 2], blocks=2, attention=[0, 2], groups=3, head_width=3, sinusoid_ratio=1,
     ),
     "padding, no guidance": case(
         {"size": [9, 12], "padding": [1, 2, 0, 4]}, (Exploding(), EDM(0.5)), Unconditional(),
@@ -69,6 +69,7 @@ CASES = {
 LACKS = {  # what an old browser lacks → a script that takes it away
     "DecompressionStream": "delete window.DecompressionStream",
     "WebAssembly with SIMD": "WebAssembly.validate = () => false",
+    "rounded rectangles": "delete CanvasRenderingContext2D.prototype.roundRect",
 }
 
 

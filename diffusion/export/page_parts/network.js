@@ -74,9 +74,13 @@ class UNet {
 
   /** Time and label → one vector. */
   conditioning(t, label) {
-    const half = this.tensors.get("conditioning.time.0.weight").shape[1] / 2;
-    const wave = (i) => t * Math.exp((-Math.log(10000) * i) / Math.max(half - 1, 1));
-    const embedding = Float32Array.from({ length: 2 * half }, (_, i) => (i < half ? Math.sin(wave(i)) : Math.cos(wave(i - half))));
+    const embedding = new Float32Array(this.tensors.get("conditioning.time.0.weight").shape[1]);
+    const half = Math.floor(embedding.length / 2);
+    for (let i = 0; i < half; i++) {
+      const angle = t * Math.exp((-Math.log(10000) * i) / Math.max(half - 1, 1));
+      embedding[i] = Math.sin(angle);
+      embedding[half + i] = Math.cos(angle);
+    }
     const vector = this.linear("conditioning.time.2", silu(this.linear("conditioning.time.0", embedding)));
     if (label === null) return vector;
     const labels = this.values("conditioning.label.weight");

@@ -32,7 +32,7 @@ function chosen() {
     steps: about.steps[Number(element("steps").value)],
     sampler: about.samplers[element("sampler").selectedIndex],
     scale: movedScale ? Number(element("scale").value) : about.guidance.scale,
-    seed: Number(element("seed").value) || 0,
+    seed: Math.abs(Math.trunc(Number(element("seed").value))),
     noise: null,
   };
 }
@@ -65,7 +65,9 @@ function hear(message) {
     waiting.get(message.id).reject(new Error(message.failed));
     waiting.delete(message.id);
   } else if (message.failed) {
-    element("status").textContent = `The drawing failed (${message.failed}): load the page again.`;
+    element("status").textContent = ready
+      ? `The drawing failed (${message.failed}): load the page again.`
+      : `The network cannot be unpacked (${message.failed}): this file may not be whole.`;
   } else if (message.ready) {
     ready = true;
     for (const { message: asked } of waiting.values()) send({ draw: asked });
@@ -136,6 +138,7 @@ function useSampler() {
 
 function showValues() {
   element("steps_shown").textContent = about.steps[Number(element("steps").value)];
+  element("steps").setAttribute("aria-valuetext", `${element("steps_shown").textContent} steps`);
   element("scale_shown").textContent = movedScale ? Number(element("scale").value) : "each class its own";
 }
 
@@ -204,13 +207,11 @@ window.diffusion = {
     }),
 };
 
-const refused = refusal();
-if (refused) {
-  element("refusal").textContent = refused;
-  element("refusal").hidden = false;
-  element("main").hidden = true;
+if (lacking()) {
+  refuse(`, as it lacks ${lacking()}`);
 } else {
   furnish();
   listen();
-  send = startEngine(hear, location.hash === "#no-worker");
+  // The model is the last thing in the file, so that one that is not whole can say so.
+  addEventListener("DOMContentLoaded", () => (send = startEngine(hear, location.hash === "#no-worker")));
 }

@@ -3,15 +3,14 @@
 /** The text of a part of this page. */
 const part = (id) => document.getElementById(id).textContent;
 
-/** Why this browser cannot draw, in a sentence; null where it can. */
-function refusal() {
+/** What this browser lacks, in words; "" where it can draw. */
+function lacking() {
   const missing = [];
   const kernel = typeof WebAssembly === "object" && Uint8Array.from(atob(part("kernel")), (c) => c.charCodeAt(0));
   if (!kernel || !WebAssembly.validate(kernel)) missing.push("WebAssembly with SIMD");
   if (typeof DecompressionStream === "undefined") missing.push("DecompressionStream");
-  if (!missing.length) return null;
-  return `This browser is too old to draw here, as it lacks ${missing.join(" and ")}: open the page in Chrome or Edge 91, ` +
-    "Firefox 113, Safari 16.4, or a newer one.";
+  if (!CanvasRenderingContext2D.prototype.roundRect) missing.push("rounded rectangles");
+  return missing.join(" and ");
 }
 
 /**
@@ -30,15 +29,22 @@ function startEngine(hear, alone) {
     return window.serveEngine((message) => setTimeout(hear, 0, message));
   };
   let send;
+  let heard = false;
+  const use = (way) => {
+    send = way;
+    send({ load });
+  };
   try {
     if (alone) throw new Error("no worker is wanted");
     const worker = new Worker(URL.createObjectURL(new Blob([part("engine")], { type: "text/javascript" })));
-    send = (message) => worker.postMessage(message);
-    worker.onmessage = (event) => hear(event.data);
-    worker.onerror = (event) => hear({ failed: event.message || "the worker ended" });
+    worker.onmessage = (event) => {
+      heard = true;
+      hear(event.data);
+    };
+    worker.onerror = (event) => (heard ? hear({ failed: event.message || "the worker ended" }) : use(inPage()));
+    use((message) => worker.postMessage(message));
   } catch {
-    send = inPage();
+    use(inPage());
   }
-  send({ load });
-  return send;
+  return (message) => send(message);
 }
