@@ -83,11 +83,11 @@ def without_paths(text: str, folder: Path) -> str:
 
 
 def smaller(png: str) -> str:
-    """A picture, PNG in base64, in at most 256 colours where that makes it smaller."""
+    """A picture, PNG in base64, in at most 64 colours where that makes it smaller."""
     image: Image.Image = Image.open(io.BytesIO(base64.b64decode(png)))
     file = io.BytesIO()
     if image.mode in ("RGB", "RGBA"):
-        image = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
     image.save(file, "PNG", optimize=True)
     found = base64.b64encode(file.getvalue()).decode()
     return min(found, png.strip(), key=len)
