@@ -350,8 +350,13 @@ noise = torch.randn(30, 1, 28, 28)
 show(draw(average, ten.repeat(3), noise, guided(2))[0].unflatten(0, (3, 10)), scale=3)
 
 # %% [markdown]
-# That is all there is: a schedule, a loss, a network, a step, and two tricks. From here:
+# That is all there is: a schedule, a loss, a network, a step, and two tricks. How good is it? Of 1,000 such pictures
+# the package's scorer takes 83 % for the kind that was asked for (real ones: 91 %), and their FID is 5.9. The
+# quickstart has 0.65, from the same pictures and ideas but with four times as many steps, which faster code makes in
+# about the same time.
+#
+# From here:
 #
 # - [1_flat_land](1_flat_land.ipynb) shows the same in two dimensions, where one can see what the network *does*.
 # - [2_scorer](2_scorer.ipynb) asks how good such pictures are, in numbers.
-# - `python train.py` trains a better network for about as long; each further idea is one setting of it.
+# - `python train.py` is the quickstart; each further idea is one setting of it.

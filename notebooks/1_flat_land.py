@@ -278,9 +278,9 @@ for ax, cloud in zip(panels(titles), clouds, strict=True):
 
 # %% [markdown]
 # Grey are the known points, blue the drawn ones. The formula draws its own points over and over: a perfect memory.
-# The network draws *between* them, as far from them as fresh points are. It cannot follow the formula's sharp turns,
-# and so it learns the shape instead of the list. The same is true of garments, and the scorer watches over it: see
-# [2_scorer](2_scorer.ipynb) on copies.
+# The network draws *between* them, as far from them as fresh points are, and a few go astray, for it has learned for
+# seconds only. It cannot follow the formula's sharp turns, and so it learns the shape instead of the list. The same
+# is true of garments, and the scorer watches over it: see [2_scorer](2_scorer.ipynb) on copies.
 #
 # ## Three ways down
 #

@@ -53,10 +53,15 @@ def cleaned(notebook: Any, folder: Path) -> Any:
         kept["metadata"] = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
         if cell.cell_type == "code":
             kept["execution_count"] = cell.execution_count
-            kept["outputs"] = [clean(output, folder) for output in cell.outputs]
+            kept["outputs"] = [clean(output, folder) for output in cell.outputs if seen(output)]
         cells.append(kept)
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
+def seen(output: dict[str, Any]) -> bool:
+    """Whether there is something in an output: of a bar that vanishes at its end only blanks are left."""
+    return "text" not in output or bool(output["text"].strip())
 
 
 def clean(output: dict[str, Any], folder: Path) -> dict[str, Any]:
