@@ -59,6 +59,11 @@ def cleaned(notebook: Any, folder: Path) -> Any:
     return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
+def seen(output: dict[str, Any]) -> bool:
+    """Whether there is something in an output: of a bar that vanishes at its end only blanks are left."""
+    return "text" not in output or bool(output["text"].strip())
+
+
 def clean(output: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One output of a cell, cleaned."""
     output = dict(output)
@@ -83,11 +88,11 @@ def without_paths(text: str, folder: Path) -> str:
 
 
 def smaller(png: str) -> str:
-    """A picture, PNG in base64, in at most 256 colours where that makes it smaller."""
+    """A picture, PNG in base64, in at most 64 colours where that makes it smaller."""
     image: Image.Image = Image.open(io.BytesIO(base64.b64decode(png)))
     file = io.BytesIO()
     if image.mode in ("RGB", "RGBA"):
-        image = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
     image.save(file, "PNG", optimize=True)
     found = base64.b64encode(file.getvalue()).decode()
     return min(found, png.strip(), key=len)
