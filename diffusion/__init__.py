@@ -56,11 +56,11 @@ def compose(*overrides: str, config_dir: Any = None) -> "Settings":
     return compose(*overrides, config_dir=config_dir)
 
 
-def train(config: Any = (), folder: Any = None) -> "Model":
+def train(config: Any = (), folder: Any = None, progress: bool = True) -> "Model":
     """A model, trained by settings of `compose`; arguments as in `diffusion.model.train`."""
     from diffusion.model import train
 
-    return train(config, folder)
+    return train(config, folder, progress)
 
 
 def load(path: Any, **settings: Any) -> "Model":
@@ -70,11 +70,11 @@ def load(path: Any, **settings: Any) -> "Model":
     return load(path, **settings)
 
 
-def evaluate(what: Any, *overrides: str, labels: Any = None, folder: Any = None, **settings: Any) -> "ScoreTable":
+def evaluate(what: Any, *overrides: str, **settings: Any) -> "ScoreTable":
     """Scores of a model or of images beside those of real ones; arguments as in `diffusion.model.evaluate`."""
     from diffusion.model import evaluate
 
-    return evaluate(what, *overrides, labels=labels, folder=folder, **settings)
+    return evaluate(what, *overrides, **settings)
 
 
 def show(images: Any, **layout: Any) -> "Image":

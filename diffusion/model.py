@@ -208,7 +208,9 @@ def load(
 
 
 @own_defaults()
-def train(config: Settings | str | Sequence[str] = (), folder: str | Path | None = None) -> Model:
+def train(
+    config: Settings | str | Sequence[str] = (), folder: str | Path | None = None, progress: bool = True
+) -> Model:
     """Train a model, as `python train.py` does of the same settings: the same folder, messages and weights.
 
     A run that was stopped in this folder is gone on with; one that is finished there is read.
@@ -217,20 +219,26 @@ def train(config: Settings | str | Sequence[str] = (), folder: str | Path | None
         config: from `diffusion.compose`, or the words for it: "experiment=ema", ["experiment=ema", "model.width=32"];
             without any, the quickstart.
         folder: of the run; None is a new one under outputs/train.
+        progress: show a bar, and what train.py says.
 
     Raises:
         UserError: a setting is wrong, in one sentence.
     """
     from diffusion.config import from_python  # here: who draws from a model needs nothing of this
 
-    config, place = from_python.train(config, folder)
+    config, place = from_python.train(config, folder, progress)
     device = {key: value for key, value in config["device"].items() if key != "_target_"}
     return load(place, device=device.pop("type", "auto"), trust=from_python.trust_of(config), **device)
 
 
 @own_defaults()
 def evaluate(
-    what: Any, *overrides: str, labels: Any = None, folder: str | Path | None = None, **settings: Any
+    what: Any,
+    *overrides: str,
+    labels: Any = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
 ) -> ScoreTable:
     """Scores of a model or of images, each beside that of real images, as `python evaluate.py` finds them.
 
@@ -240,6 +248,7 @@ def evaluate(
             for images, data="mnist" says what they imitate.
         labels: of images, the classes (N,) that they were made for.
         folder: for the report, its pictures and samples; None writes nothing.
+        progress: show bars, and what evaluate.py says.
 
     Raises:
         UserError: a setting is wrong, or the images are not like the data.
@@ -253,19 +262,23 @@ def evaluate(
     words = [*overrides, *(word for name, value in settings.items() for word in said(names.get(name, name), value))]
     taken = next((word for word in words if word.split("=")[0] in ("checkpoint", "samples", "output_dir")), None)
     if taken is not None:
-        raise UserError(f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report.")
+        raise UserError(
+            f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report."
+        )
     if isinstance(what, str | Path):
         what = load(what)
     if not isinstance(what, Model):
         on_cpu = (each.cpu() if isinstance(each, Tensor) else each for each in (what, labels))
         pixels, numbers = (None if each is None else np.asarray(each) for each in on_cpu)
-        return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder))
+        return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder, progress))
     if labels is not None:
         raise UserError("labels= are of images: a model draws an even mix of all its classes.")
-    loaded = next((word for word in words if word.split("=")[0].split(".")[0] in ("averaged", "ema_width", "device")), None)
+    loaded = next(
+        (word for word in words if word.split("=")[0].split(".")[0] in ("averaged", "ema_width", "device")), None
+    )
     if loaded is not None:
         raise UserError(f"{loaded} is settled when a model is loaded: give it to diffusion.load.")
     words += [f"checkpoint={what.source}", f"averaged={str(what.averaged).lower()}"]
     words += [] if what.ema_width is None else [f"ema_width={what.ema_width}"]
     with trusted(what.trusted):
-        return ScoreTable(from_python.evaluate(Given(copy.copy(what.image_model), what.state), words, folder))
+        return ScoreTable(from_python.evaluate(Given(copy.copy(what.image_model), what.state), words, folder, progress))

@@ -32,7 +32,9 @@ def as_sentence(error: BaseException) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}: check the path, the permissions and the free space."
     if str(error).startswith("Config group override must be a string"):  # Hydra's, without a name
-        groups = [a for a in command.words()[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")]
+        groups = [
+            a for a in command.words()[1:] if re.split("[=@]", a)[0] in (*HOMES, "experiment", "launch", "search")
+        ]
         given = next(
             (a for a in groups if type(OverridesParser.create().parse_override(a).value()) not in (str, list)), ""
         )

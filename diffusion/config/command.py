@@ -51,7 +51,7 @@ def arranged(asked: Sequence[str], script: str, sweep: bool = False) -> list[str
 
 
 def in_run_folder(asked: Sequence[str]) -> list[str]:
-    """The words with `hydra.run.dir` at the run that `resume=` names, if it does, so that it goes on in its own folder."""
+    """The words with `hydra.run.dir` at the run that `resume=` names, so that it goes on in its own folder."""
     found = list(asked)
     number = next((i for i, word in enumerate(found) if word.startswith("resume=")), None)
     if number is None:

@@ -92,7 +92,7 @@ def compose(*overrides: str, script: str = "train", config_dir: str | Path | Non
 
 @contextmanager
 def in_sentences() -> Iterator[None]:
-    """A block in which what the user can mend is raised as `UserError`, in the sentence that the command line prints."""
+    """A block in which what the user can mend is raised as `UserError`, in the sentence of the command line."""
     try:
         yield
     except UserError:

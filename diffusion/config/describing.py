@@ -23,7 +23,9 @@ def described(state: dict[str, Any], model: ImageModel, sampler: Sampler, weight
     classes = f", {len(names)} classes: {few}" if names else ", no classes"
     colours = {1: "grey", 3: "colour"}.get(image["channels"], f"{image['channels']} channels")
     size = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
-    kinds = {key: str(config[key].get("_target_")).rpartition(".")[2] for key in ("data", "model", "schedule", "objective")}
+    kinds = {
+        key: str(config[key].get("_target_")).rpartition(".")[2] for key in ("data", "model", "schedule", "objective")
+    }
     loss = str(config.get("loss", {}).get("_target_", "")).rpartition(".")[2]
     seen = f"{image['images']:,} images of " if isinstance(image.get("images"), int) else ""
     return {

@@ -19,14 +19,15 @@ from diffusion.records.results import Scores
 from diffusion.system import ranks
 from diffusion.system.errors import UserError
 from diffusion.system.files import LogFile, sole_use
+from diffusion.system.progress import shown
 from diffusion.system.terminal import forgiving
 from diffusion.training.interruption import Stopped
 
 LINE = "[%(asctime)s][%(levelname)s] %(message)s"  # of the log file, as in conf/hydra/job_logging
 
 
-def train(config: Settings | str | Sequence[str], folder: str | Path | None = None) -> tuple[Settings, Path]:
-    """Train as `train.py` does; arguments and errors as of `diffusion.train`. The settings and the folder of the run."""
+def train(config: Settings | str | Sequence[str], folder: str | Path | None, progress: bool) -> tuple[Settings, Path]:
+    """The settings and the folder of a run, trained as `train.py` does; arguments and errors as in `model.train`."""
     config = settings_of(config)
     place = run_folder(config, folder)
     overrides, threads = config.overrides(), torch.get_num_threads()
@@ -35,7 +36,7 @@ def train(config: Settings | str | Sequence[str], folder: str | Path | None = No
             cfg = config.cfg(place)
             arguments.settle(cfg)
             trust.part_from_options(cfg, overrides)
-            with told("train", place):
+            with told("train", place, progress):
                 whole_run.train(cfg, overrides)
     except Stopped as stop:
         text = f"{str(stop).partition('; continue with')[0]}; go on by diffusion.train(config, {str(place)!r})"
@@ -45,12 +46,12 @@ def train(config: Settings | str | Sequence[str], folder: str | Path | None = No
     return config, place
 
 
-def evaluate(given: whole_evaluation.Given, words: Sequence[str], folder: str | Path | None) -> Scores:
-    """Score as `evaluate.py` does what Python gives; `words` as on the command line, without a folder nothing stays."""
+def evaluate(given: whole_evaluation.Given, words: Sequence[str], folder: str | Path | None, progress: bool) -> Scores:
+    """Scores of what Python gives, as of `evaluate.py`; `words` as there, without a folder nothing stays."""
     alone()
     config, place = compose(*words, script="evaluate"), None if folder is None else Path(folder).expanduser()
     names, use = [*trust.modules(), *trust_of(config)], nullcontext() if place is None else sole_use(place)
-    with command.given(config.command()), in_sentences(), trust.given(names), use, told("evaluate", place):
+    with command.given(config.command()), in_sentences(), trust.given(names), use, told("evaluate", place, progress):
         return whole_evaluation.evaluate(config.cfg(place or Path()), config.words, place, given=given)
 
 
@@ -69,7 +70,9 @@ def settings_of(config: Settings | str | Sequence[str]) -> Settings:
         return compose(*config)
     if not isinstance(config, Settings) or config.script != "train":
         what = type(config).__name__
-        raise UserError(f"config must be what diffusion.compose gives, or a text such as 'experiment=ema', not a {what}.")
+        raise UserError(
+            f"config must be what diffusion.compose gives, or a text such as 'experiment=ema', not a {what}."
+        )
     return config
 
 
@@ -91,13 +94,19 @@ def alone() -> None:
 
 
 @contextmanager
-def told(script: str, folder: Path | None) -> Iterator[None]:
-    """A block whose log is told on the screen, unless the program has handlers of its own, and kept in the folder."""
+def told(script: str, folder: Path | None, progress: bool) -> Iterator[None]:
+    """A block whose log is told on the screen, unless the program has handlers of its own, and kept in the folder.
+
+    Args:
+        script: name of the log file.
+        folder: for it; None keeps nothing.
+        progress: show bars, and more than warnings.
+    """
     log = logging.getLogger("diffusion")
     handlers: list[logging.Handler] = []
     if not log.hasHandlers():
         handlers.append(logging.StreamHandler(forgiving(sys.stderr)))
-        handlers[0].setLevel(logging.INFO)
+        handlers[0].setLevel(logging.INFO if progress else logging.WARNING)
     if folder is not None:
         handlers.append(LogFile(folder / f"{script}.log", delay=True, encoding="utf-8"))
         handlers[-1].setFormatter(logging.Formatter(LINE))
@@ -106,7 +115,8 @@ def told(script: str, folder: Path | None) -> Iterator[None]:
     for handler in handlers:
         log.addHandler(handler)
     try:
-        yield
+        with shown(progress):
+            yield
     finally:
         log.setLevel(level)
         for handler in handlers:

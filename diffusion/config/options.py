@@ -1,5 +1,5 @@
-"""Where the options of the config lie, and a config made of them, without a word to Hydra's global state: who uses Hydra
-themselves, in the same process, notices nothing."""
+"""Where the options of the config lie, and a config made of them without Hydra's global state: who uses Hydra for
+something else in the same process notices nothing."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """A whole evaluation, from its settings to the report: what `evaluate.py` and `diffusion.evaluate` do.
 
-A set of images, drawn by a model or found in a file, is scored against the images it imitates. Python may give the model
-or the images themselves in the place of checkpoint= or samples=.
+A set of images, drawn by a model or found in a file, is scored against the images it imitates. Python may give the
+model or the images themselves in the place of checkpoint= or samples=.
 """
 
 import logging
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from diffusion.config import build, opening, settings, trained
 from diffusion.config.settings import Config
 from diffusion.data.datasets import fashion_mnist_here
-from diffusion.data.images import Images
+from diffusion.data.images import ImageFiles, Images
 from diffusion.drawing import pictures
 from diffusion.drawing.image_model import ImageModel
 from diffusion.evaluation import likelihood
@@ -175,6 +175,7 @@ def from_samples(cfg: DictConfig, device: Any, overrides: Sequence[str], given: 
                 f"data.{next(iter(cfg.data))} needs data to belong to: add data=image_folder or data=arrays."
             )
         data = build.build_data(cfg.data)
+    loaded: dict[str, tuple[str, Images | ImageFiles]]
     if given is not None and given.pixels is not None:
         loaded = {"images": ("images", as_samples(given.pixels, given.labels, data))}
     else:  # all of them first: what is wrong is told at once

@@ -45,7 +45,10 @@ def show(
         raise UserError(f"columns={columns} and scale={scale} must be at least 1.")
     if scale is None:
         scale = max(1, min(LARGEST, WIDTH // (columns * (pixels.shape[3] + 1))))
-    return labelled_grid(pixels, columns, [str(each) for each in captions][:columns], scale, [str(each) for each in rows])
+    texts, sides = ([str(each) for each in names] for names in (captions, rows))
+    picture = labelled_grid(pixels, columns, texts[:columns], scale, sides)
+    picture._repr_jpeg_ = None  # type: ignore[assignment]  # a notebook would keep the picture twice
+    return picture
 
 
 def as_pixels(images: Any) -> Tensor:

@@ -99,8 +99,9 @@ def _folder(path: Path, data: ImageData, key: str) -> ImageFiles:
 
 def _check_size(what: str, data: ImageData, size: tuple[int, ...], channels: int) -> None:
     if size != data.image_size or channels != data.channels:
+        other = ", or name the data= they belong to" if what.startswith(("samples", "images")) else ""
         raise UserError(
             f"{what}: {in_words(size)} pixels with {channels} channels, but the images of "
             f"data={data.name} have {in_words(data.image_size)} with {data.channels}: resizing would "
-            f"change them, so make them that size{', or name the data= they belong to' * what.startswith(('samples', 'images'))}."
+            f"change them, so make them that size{other}."
         )

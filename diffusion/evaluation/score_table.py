@@ -9,7 +9,7 @@ from diffusion.records.results import Scores
 
 
 class ScoreTable(dict[str, Any]):
-    """What metrics.json holds of a set of images: scores["fid"], scores["real"]["fid"], scores["scale"]["noise"]["fid"].
+    """What metrics.json holds of a set of images: scores["fid"], scores["real"]["fid"] and so on.
 
     It prints as a table of the main scores, in a notebook as one of HTML.
     """
@@ -44,14 +44,18 @@ class ScoreTable(dict[str, Any]):
     def remarks(self) -> list[str]:
         """What to know beside the table: where the images come from, the scale, what was left out or means little."""
         source, scale = (self.get("protocol") or {}).get("images"), self.get("scale")
-        return [*([f"{source}."] if source else []), *([in_short(scale)] if scale else []), *self.get("notes", [])]
+        return [
+            *([f"{source}."] if source not in (None, "images") else []),
+            *([in_short(scale)] if scale else []),
+            *self.get("notes", []),
+        ]
 
     def __repr__(self) -> str:
         rows = self.rows()
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = []
         for row in rows:
-            cells = [f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(row, widths))]
+            cells = [f"{cell:<{widths[i]}}" if i < 2 else f"{cell:>{widths[i]}}" for i, cell in enumerate(row)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join([*lines, *self.remarks()])
 

@@ -48,4 +48,4 @@ def test_a_wheel_carries_its_options(tmp_path):
     (tmp_path / "empty").mkdir()
     done = ended([str(python), "-c", COMMAND], tmp_path / "empty", env={"PYTHONPATH": ""})
     assert str(place / "diffusion") in done.stdout
-    assert "Unknown setting 'model.widht': did you mean 'model.width'?" in done.stdout
+    assert "Unknown setting 'model.widht': did you mean 'model.width'" in done.stdout

@@ -17,6 +17,7 @@ def test_every_pixel_is_repeated(generator):
         cell = picture[2 * top : 2 * (top + 6), 2 * left : 2 * (left + 4)]
         assert np.array_equal(cell, images[number, 0].numpy().repeat(2, 0).repeat(2, 1))
     assert (picture[:2] == 255).all()
+    assert not callable(show(images)._repr_jpeg_) and show(images)._repr_png_()  # a notebook keeps one of them
 
 
 def test_layouts_and_values(generator):
@@ -33,7 +34,11 @@ def test_layouts_and_values(generator):
 
 def test_captions(generator):
     images = torch.zeros(6, 1, 28, 28, dtype=torch.uint8)
-    bare, above, beside = show(images, 3), show(images, captions=["t = 1", 0.5, "x"]), show(images, rows=["DDIM", "Heun"])
+    bare, above, beside = (
+        show(images, 3),
+        show(images, captions=["t = 1", 0.5, "x"]),
+        show(images, rows=["DDIM", "Heun"]),
+    )
     assert above.width == bare.width and above.height > bare.height
     assert beside.height == bare.height and beside.width > bare.width
 
