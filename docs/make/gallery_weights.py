@@ -38,8 +38,8 @@ def profiles(made: Material, option: str, steps: int) -> dict[str, Tensor]:
 @picture("ema", "How far back the average of the weights reaches", "python train.py ema=power", whole=True)
 def ema_profiles(made: Material) -> Figure:
     """How much the weights of every moment of the run count in its average at the end, for a short run and one twenty
-    times as long. `average` (decay 0.999) lies on `power` of width 0.1 in the short run and of width 0.05 in the long one:
-    it looks back over a thousand steps and no more, and `power` over the same share of any run. `power` also keeps
+    times as long. `average` (decay 0.999) lies on `power` of width 0.1 in the short run and of width 0.05 in the long
+    one: it looks back over a thousand steps and no more, and `power` over the same share of any run. `power` also keeps
     several widths, to choose from afterwards. `none`, the line at the right edge, takes the last weights alone."""
     figure, axes_of = charts(2, sharey=True)
     for steps, axes in zip((1000, 20_000), axes_of, strict=True):
