@@ -87,10 +87,10 @@ def sampler_grids(made: Material) -> Figure:
 
 @picture("guidance", "The same seed at every scale", "python sample.py checkpoint=latest guidance.scale=3", whole=True)
 def guidance_scale(made: Material) -> Figure:
-    """Every column has a noise of its own, the same in all rows, and asks for the garment above it, with the run's own
-    sampler and guidance at all noise levels. Scale 0 does not listen to the label, as a model of `guidance=none` never does; 1 listens as
-    it was taught; more exaggerates: shapes become clear and typical, then pale and flat. For data with labels
-    `guidance=auto` is `classifier_free`."""
+    """Every column has a noise of its own, the same in all rows, and asks for the garment above it, with the run's
+    own sampler and guidance at all noise levels. Scale 0 does not listen to the label, as a model of
+    `guidance=none` never does; 1 listens as it was taught; more exaggerates: shapes become clear and typical, then
+    pale and flat. For data with labels `guidance=auto` is `classifier_free`."""
     scales = (0, 1, 1.5, 2, 3, 5)
     labels = list(range(len(made.model.class_names)))
     rows = [
