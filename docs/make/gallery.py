@@ -32,7 +32,8 @@ GROUPS = {  # in the order of the page → what the group decides
     "optimizer": "How a gradient becomes a step of the weights.",
     "data": "How images are brought to one size, and varied in training.",
 }
-WITHOUT_OPTIONS = ("data",)  # whose options are data sets; their settings are shown
+BY_THE_MODEL = {"timesteps", "sampler", "guidance"}  # groups with pictures that the trained model draws
+SETTINGS = {"data": ["fit", "flip", "shift"]}  # of groups whose options are no choice to be seen
 HEAD = """# Gallery
 
 What a setting does, seen before it is used. Above each picture stands a command that uses such a setting, below it what
@@ -68,11 +69,11 @@ def table() -> str:
     """Every group with its options and where they are seen."""
     rows = []
     for group in GROUPS:
-        names = "" if group in WITHOUT_OPTIONS else ", ".join(f"`{name}`" for name in options(group))
+        names = ", ".join(f"`{name}`" for name in SETTINGS.get(group, options(group)))
         pictures = "; ".join(f"[{each.title}](#{anchor(each.title)})" for each in shown(group))
         rows.append([f"`{group}`", names, pictures])
     rows.append(["`task`", ", ".join(f"`{name}`" for name in options("task")), "[task](#task)"])
-    return markdown_table(["group", "options", "pictures"], rows)
+    return markdown_table(["group", "what is shown", "pictures"], rows)
 
 
 def page() -> str:
@@ -90,10 +91,13 @@ def main(words: Sequence[str]) -> None:
     """Draw what the words ask for, and write the page."""
     given = dict(word.partition("=")[::2] for word in words)
     only = [group for group in given.get("only", ",".join(GROUPS)).split(",") if group]
-    wrong = [*(given.keys() - {"checkpoint", "only"}), *(set(only) - GROUPS.keys())]
+    wrong = [word for word in words if not word.startswith(("checkpoint=", "only="))]
+    wrong += [f"only={group}" for group in only if group not in GROUPS]
     if wrong:
         raise UserError(f"{wrong[0]} is unknown here: say checkpoint=RUN, or only= and some of {','.join(GROUPS)}.")
     made = Material(given.get("checkpoint", "latest"))
+    if BY_THE_MODEL.intersection(only):
+        print(f"Drawn with a model of {made.model.state['step']:,} steps.")  # opened now, lest it is missing later
     for group in only:
         for each in shown(group):
             each.write(made)

@@ -55,7 +55,7 @@ class Silent(nn.Module):
 def schedule_curves(made: Material) -> Figure:
     """α is how much of the image is left at time t, σ how much noise there is; log SNR is both in one number, from
     clean (top) to noise (bottom). Look where the lines of the right panel cross 0, image and noise being equally
-    strong: `linear` is there early and spends most of its time on heavy noise, the others are there in the middle.
+    strong: `linear` is there early and spends most of its time on heavy noise, the others are there about the middle.
     `edm` keeps the image and lets the noise grow to 80, far beyond the panel. The dashed line,
     `schedule.zero_terminal_snr=true`, ends in pure noise, where the plain one keeps a trace of the image."""
     figure, (left, middle, right) = charts(3)
@@ -112,7 +112,8 @@ def objective_targets(made: Material) -> Figure:
 def objective_coefficients(made: Material) -> Figure:
     """x̂_0 = c_skip · x_t + c_out · F: how much is taken from the noisy image, and how much from the network's answer F.
     On the right you see how large an error of the network becomes in the image: `epsilon` multiplies it where there
-    is much noise, `x0` passes it on as it is also where the image is all but clean, and the others lie between."""
+    is much noise, `x0` passes it on whole even where the image is all but clean. `v`, `flow` and `edm` take the better
+    of both: they go with `epsilon` at little noise and with `x0` at much."""
     figure, (left, right) = charts(2)
     alpha, sigma = levels(made.part("schedule", "cosine"))
     for name, look in layered(options("objective")):
@@ -183,7 +184,7 @@ def loss_consistency(made: Material) -> Figure:
     return figure
 
 
-@picture("loss", "Between what the variance is learned", "python train.py experiment=learned_variance")
+@picture("loss", "What the learned variance chooses between", "python train.py loss=hybrid")
 def loss_hybrid(made: Material) -> Figure:
     """`loss=hybrid` also learns how much fresh noise each step of DDPM adds, between two bounds, β̃ and β. Their ratio
     says how much there is to choose: where it is near 1, nothing. With a thousand steps that is nearly everywhere
@@ -220,8 +221,8 @@ def times_of(made: Material, option: str) -> Timesteps:
 def timesteps_drawn(made: Material) -> Figure:
     """How often each time is drawn, and under it the times of one batch of 32. `uniform`, `discrete` (only whole steps
     of the schedule) and `stratified` have the same density, but look at the batches: `stratified` leaves no gap.
-    `logit_normal` prefers the middle, `log_normal` the low noise of EDM; `loss_aware` goes where the losses
-    are large, here those of a trained quickstart: to both ends."""
+    `logit_normal` spares both ends and, by its mean of −0.4, leans to little noise; `log_normal`, EDM's, does so more.
+    `loss_aware` goes where the losses are large, here those of a trained quickstart: to both ends."""
     names = options("timesteps")
     figure, all_axes = charts(3, rows=-(-len(names) // 3), height=1.9, sharex=True, sharey=True)
     even = (torch.arange(20_000) + 0.5) / 20_000

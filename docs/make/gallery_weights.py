@@ -1,7 +1,7 @@
 """Pictures of what happens to the weights: their average, and one step of each optimizer."""
 
 import torch
-from gallery_parts import Material, charts, coloured, legend_below, options, picture
+from gallery_parts import Material, charts, coloured, layered, legend_below, options, picture
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -37,15 +37,15 @@ def profiles(made: Material, option: str, steps: int) -> dict[str, Tensor]:
 
 @picture("ema", "How far back the average of the weights reaches", "python train.py ema=power", whole=True)
 def ema_profiles(made: Material) -> Figure:
-    """How much the weights of every moment of the run count in its average at the end, for a short run and one thirty
-    times as long. `average` (decay 0.999) begins like `power` of width 0.1, but looks back over a thousand steps
-    however long the run is; `power` always over the same share of it, and keeps several widths to choose from
-    afterwards. `none`, the line at the right edge, takes the last weights alone."""
+    """How much the weights of every moment of the run count in its average at the end, for a short run and one twenty
+    times as long. `average` (decay 0.999) lies on `power` of width 0.1 in the short run and of width 0.05 in the long
+    one: it looks back over a thousand steps and no more, and `power` over the same share of any run. `power` also keeps
+    several widths, to choose from afterwards. `none`, the line at the right edge, takes the last weights alone."""
     figure, axes_of = charts(2, sharey=True)
-    for steps, axes in zip((1000, 30_000), axes_of, strict=True):
+    for steps, axes in zip((1000, 20_000), axes_of, strict=True):
         found = {name: p for option in options("ema") for name, p in profiles(made, option, steps).items()}
-        for name, colour in coloured(list(found)):
-            axes.plot(torch.arange(steps + 1) / steps, found[name] * steps, color=colour, label=name)
+        for name, look in layered(list(found)):
+            axes.plot(torch.arange(steps + 1) / steps, found[name] * steps, label=name, **look)
         axes.set(title=f"after {steps:,} steps", xlabel="share of the run", ylim=(0, 16))
     axes_of[0].set_ylabel("weight, 1 is the plain mean")
     legend_below(figure, axes_of[0])
@@ -72,7 +72,7 @@ def optimizer_step(made: Material) -> Figure:
     figure, axes_of = charts(len(moves) + 1, height=2.3)
     for (name, colour), axes in zip(coloured(list(moves)), axes_of, strict=False):
         largest = 3 * float(moves[name].std())
-        axes.imshow(moves[name], cmap="RdBu", vmin=-largest, vmax=largest)
+        axes.imshow(moves[name].numpy(), cmap="RdBu", vmin=-largest, vmax=largest)
         axes.set_title(name)
         axes.set_axis_off()
         values = torch.linalg.svdvals(moves[name])

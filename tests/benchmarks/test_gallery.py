@@ -7,6 +7,7 @@ import numpy as np
 import plain
 import pytest
 import torch
+from config_helpers import compose, train_config
 from conftest import ROOT
 from PIL import Image
 
@@ -16,6 +17,7 @@ import gallery_noise
 import gallery_weights
 from gallery_parts import FOLDER, PICTURES, Material, options
 
+from diffusion.config.build import Recipe, build
 from diffusion.ema import gamma
 from diffusion.model import Model
 from diffusion.system.device import Device
@@ -32,8 +34,10 @@ def made():
 @pytest.fixture(scope="module")
 def untrained():
     """Material whose model knows nothing."""
-    made = Material()
-    made.model = Model(plain.state(), Device("cpu", precision="fp32"))
+    made, state = Material(), plain.state()
+    small = {"width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2, "head_width": 8, "groups": 4}
+    state["config"] = {**plain.CONFIG, "model": {**plain.CONFIG["model"], **small}}
+    made.model = Model(state, Device("cpu", precision="fp32"))
     return made
 
 
@@ -143,6 +147,19 @@ def test_every_picture_can_be_drawn(each, untrained, tmp_path):
     each.write(untrained, tmp_path)
     picture = Image.open(tmp_path / f"{each.name}.png")
     assert 500 <= picture.width <= 1100 and picture.height >= 100 and len(picture.convert("L").getcolors()) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", PICTURES, ids=lambda each: each.name)
+def test_every_command_is_understood(each, mini):
+    script, *words = each.command.split()[1:]
+    config = compose(script.removesuffix(".py"), *words)
+    if script == "train.py" and "checkpoint=latest" not in words and "data=image_folder" not in words:
+        assert Recipe(train_config(*words), mini.describe())
+    for group in ("sampler", "guidance"):
+        settings = {key: value for key, value in (config[group] or {}).items() if value is not None}
+        if script == "sample.py" and "_target_" in settings:
+            assert build(settings, group)
 
 
 def test_what_is_wrong_is_said_in_one_sentence(monkeypatch, tmp_path):
