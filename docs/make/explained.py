@@ -15,6 +15,7 @@ from hydra.utils import get_object
 from diffusion.config.settings import HOMES, describe
 
 ELSEWHERE = re.compile(r"\b(?:as in|as of|see) `|self\.|post_hoc", re.IGNORECASE)
+ENGINES = ("hydra.launcher.", "hydra.sweeper.")  # what one sets of Hydra itself
 WORDS = {"a list, each a whole number": "list of whole numbers", "a list, each a finite number": "list of numbers"}
 WORDS |= {"a list, each a text": "list of texts", "a whole number": "whole number", "a finite number": "number"}
 WORDS |= {"a text": "text", "a list": "list"}
@@ -54,7 +55,7 @@ def leaves(file: Path, node: yaml.MappingNode | None = None, within: str = "") -
         else:
             text = lines[value.start_mark.line][value.start_mark.column : value.end_mark.column]
             plumbing = "${" in text or (key.value == "_target_" and text != "???")
-            if not plumbing and not name.startswith(("hydra.run", "hydra.output_subdir", "hydra.job")):
+            if not plumbing and (not name.startswith("hydra.") or name.startswith(ENGINES)):
                 yield Leaf(name, text.replace(", ", ","), comment_at(file, value.end_mark))
 
 

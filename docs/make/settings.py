@@ -160,8 +160,11 @@ def script_section(name: str) -> str:
     for leaf in chosen:
         if leaf.comment and leaf.name not in {each.name for each, _, _ in found}:
             rows.append([f"`{leaf.name}`", default(leaf.value), "an option", safe(leaf.comment)])
-    command, text = re.fullmatch(r"(python [^\n]*)?\n?(.*)", parsed(CONF / f"{name}.yaml")[0], re.DOTALL).groups()
-    parts = [f"### {name}", *([f"```text\n{command}\n```"] if command else []), *([safe(text)] if text else [])]
+    text = parsed(CONF / f"{name}.yaml")[0]
+    command, _, rest = text.partition("\n")
+    parts = [f"### {name}", safe(text)]
+    if command.startswith("python "):
+        parts[1:] = [f"```text\n{command}\n```", *([safe(rest)] if rest else [])]
     plain = [f"`{leaf.name}={leaf.value}`" for leaf in chosen if not leaf.comment]
     if plain:
         parts.append(f"Groups, with what is chosen if nothing is said: {', '.join(plain)}.")
