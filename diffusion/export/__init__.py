@@ -10,6 +10,7 @@ diffusers_folder.py   to=diffusers: a folder for `DiffusionPipeline.from_pretrai
 unet_2d.py            our U-Net as diffusers' own
 pipeline.py           the pipeline that goes into that folder
 card.py               its model card
-page.py               to=page: one HTML file that draws
-page_parts/           its HTML, styles, JavaScript and kernel
+page.py               to=page: an HTML file that draws, of the pieces in page_parts/
+page_model.py         what it knows of the model: classes, guidance, samplers, levels
+page_weights.py       its weights as fp32, fp16 or int8
 """
