@@ -24,7 +24,7 @@ from torch import Tensor
 from diffusion.config import trained
 from diffusion.config.build import build
 from diffusion.config.classes import class_numbers
-from diffusion.config.composing import Settings, said
+from diffusion.config.composing import Settings, first_of, said
 from diffusion.config.describing import described
 from diffusion.config.opening import opened
 from diffusion.config.trust import given as trusted
@@ -279,8 +279,7 @@ def evaluate(
         settings["guidance"] = {"scale": settings["guidance"]}
     names = {"steps": "sampler.steps"}
     words = [*overrides, *(word for name, value in settings.items() for word in said(names.get(name, name), value))]
-    taken = next((word for word in words if word.split("=")[0] in ("checkpoint", "samples", "output_dir")), None)
-    if taken is not None:
+    if taken := first_of(words, "checkpoint samples output_dir"):
         raise UserError(
             f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report."
         )
@@ -292,10 +291,7 @@ def evaluate(
         return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder, progress))
     if labels is not None:
         raise UserError("labels= are of images: a model draws an even mix of all its classes.")
-    loaded = next(
-        (word for word in words if word.split("=")[0].split(".")[0] in ("averaged", "ema_width", "device")), None
-    )
-    if loaded is not None:
+    if loaded := first_of(words, "averaged ema_width device"):
         raise UserError(f"{loaded} is settled when a model is loaded: give it to diffusion.load.")
     words += [f"checkpoint={what.source}", f"averaged={str(what.averaged).lower()}"]
     words += [] if what.ema_width is None else [f"ema_width={what.ema_width}"]

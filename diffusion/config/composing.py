@@ -142,3 +142,8 @@ def said(name: str, value: Any) -> Iterator[str]:
         except TypeError as error:
             what = f"{name}={value!r}"[:200]
             raise UserError(f"{what} must be a number, a text, true, false, null, or a list of them.") from error
+
+
+def first_of(words: Sequence[str], names: str) -> str | None:
+    """The first word of a command line that gives one of these settings, or one below it."""
+    return next((word for word in words if word.split("=")[0].split(".")[0] in names.split()), None)
