@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "diffusion"
 ROOMS = "data drawing evaluation loss networks records sampler system tasks training".split()
-KNOWING = ("benchmarks", "config", "export", "notebooks", "scripts")  # folders that may know Hydra, as test_model.py may
+KNOWING = ("benchmarks", "config", "export", "notebooks", "scripts")  # folders that may know Hydra, as test_model.py
 OTHER = ("test_model.py", "test_imports.py", "test_rooms.py", "test_structure.py", "test_links.py")  # beside the theory
 THEORY = sorted(path for path in TESTS.glob("test_*.py") if path.name not in OTHER)
 
