@@ -100,19 +100,26 @@ def graph_of(values, kind, **attributes):
 @pytest.mark.parametrize(("kind", "attributes", "axis"), [("MatMul", {}, 1), ("Gemm", {"transB": 1}, 0)])
 def test_a_row_is_off_by_half_a_step_of_its_own_at_most(kind, attributes, axis, tmp_path):
     """Rounding to whole multiples of max|w|/127: each weight is at most half of that away. Rows differ 1,000 times."""
-    sizes = np.logspace(-1.5, 1.5, 32, dtype=np.float32)
-    values = np.random.default_rng(0).standard_normal((32, 32), dtype=np.float32)
+    sizes = np.logspace(-1.5, 1.5, 64, dtype=np.float32)
+    values = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
     values *= sizes[None] if axis == 1 else sizes[:, None]
     graph = graph_of(values, kind, **attributes)
     onnx_weights.store(graph, "int8")
     path = tmp_path / "int8.onnx"
     opset = [onnx.helper.make_opsetid("", onnx_file.OPSET)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    (found,) = opened(path).run(None, {"x": np.eye(32, dtype=np.float32)})
+    (found,) = opened(path).run(None, {"x": np.eye(64, dtype=np.float32)})
     error = np.abs((found.T if attributes else found) - values)
     steps = np.abs(values).max(axis=1 - axis, keepdims=True) / 127
     assert (error <= 0.5001 * steps).all() and error.max() > 0
-    assert path.stat().st_size < 32 * 32 + 32 * 4 + 400
+    assert path.stat().st_size < 64 * 64 + 64 * 4 + 400
+
+
+def test_a_small_tensor_stays_exact_in_int8():
+    graph = graph_of(np.ones((32, 32), np.float32), "MatMul")
+    onnx_weights.store(graph, "int8")
+    assert [node.op_type for node in graph.node] == ["MatMul"]
+    assert graph.initializer[0].data_type == onnx.TensorProto.FLOAT
 
 
 def test_half_is_ieee_half_precision(tmp_path):
