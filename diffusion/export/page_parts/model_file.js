@@ -23,6 +23,12 @@ function half(bits) {
   return exponent === 31 ? sign * (fraction ? NaN : Infinity) : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+function halves(bits) {
+  const values = new Float32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) values[i] = half(bits[i]);
+  return values;
+}
+
 /**
  * A safetensors file: the length of a JSON header, the header, the numbers.
  *
@@ -38,13 +44,17 @@ function readTensors(bytes) {
     const data = bytes.slice(8 + length + place[0], 8 + length + place[1]).buffer;
     if (dtype === "F64") tensors.set(name, { shape, values: new Float64Array(data) });
     if (dtype === "F32") tensors.set(name, { shape, values: new Float32Array(data) });
-    if (dtype === "F16") tensors.set(name, { shape, values: Float32Array.from(new Uint16Array(data), half) });
+    if (dtype === "F16") tensors.set(name, { shape, values: halves(new Uint16Array(data)) });
     if (dtype === "I8") tensors.set(name, { shape, values: new Int8Array(data) });
   }
   for (const [name, { values: steps }] of [...tensors].filter(([name]) => name.endsWith(".step"))) {
     const whole = tensors.get(name.slice(0, -".step".length));
-    const row = whole.values.length / steps.length;
-    whole.values = Float32Array.from(whole.values, (value, i) => value * steps[Math.floor(i / row)]);
+    const values = new Float32Array(whole.values);
+    const length = values.length / steps.length;
+    for (let row = 0, i = 0; row < steps.length; row++) {
+      for (; i < (row + 1) * length; i++) values[i] *= steps[row];
+    }
+    whole.values = values;
     tensors.delete(name);
   }
   return tensors;

@@ -30,9 +30,15 @@ class UNet {
   pack(layer) {
     const { shape, values } = this.tensors.get(`${layer}.weight`);
     const [width, channels, side = 1] = shape;
-    const terms = channels * side * side;
-    const read = (channel, term) =>
-      values[channel * terms + (term % channels) * side * side + Math.floor(term / channels)];
+    const window = side * side;
+    const terms = channels * window;
+    const sorted = new Float32Array(values.length);
+    for (let out = 0, i = 0; out < width; out++) {
+      for (let c = 0; c < channels; c++) {
+        for (let place = 0; place < window; place++) sorted[out * terms + place * channels + c] = values[i++];
+      }
+    }
+    const read = (out, term) => sorted[out * terms + term];
     return { ...this.kernel.pack(terms, width, read, this.tensors.get(`${layer}.bias`).values), side };
   }
 
