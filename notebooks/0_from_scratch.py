@@ -185,7 +185,7 @@ class UNet(nn.Module):
         self.halve, self.down_2 = nn.Conv2d(w, w, 3, stride=2, padding=1), Block(w, 2 * w, d)
         self.attention = nn.MultiheadAttention(2 * w, 4, batch_first=True)
         self.bottom = Block(2 * w, 2 * w, d)
-        self.up_2, self.double = Block(4 * w, 2 * w, d), nn.Conv2d(2 * w, w, 3, padding=1)
+        self.up_2, self.grow = Block(4 * w, 2 * w, d), nn.Conv2d(2 * w, w, 3, padding=1)
         self.up_1, self.last = Block(2 * w, w, d), nn.Conv2d(w, 4, 3, padding=1)
 
     def forward(self, x, t, kind):  # (B, 1, 28, 28), times (B,), kinds (B,) → v (B, 1, 28, 28)
@@ -196,7 +196,7 @@ class UNet(nn.Module):
         places = low.flatten(2).transpose(1, 2)  # (B, 49, 2 w)
         seen = self.attention(places, places, places, need_weights=False)[0]
         h = self.bottom(low + seen.transpose(1, 2).reshape(low.shape), vector)
-        h = self.double(F.interpolate(self.up_2(torch.cat([h, low], dim=1), vector), scale_factor=2))
+        h = self.grow(F.interpolate(self.up_2(torch.cat([h, low], dim=1), vector), scale_factor=2))
         h = self.up_1(torch.cat([h, high], dim=1), vector)
         return F.pixel_shuffle(self.last(F.silu(h)), 2)
 
@@ -350,8 +350,13 @@ noise = torch.randn(30, 1, 28, 28)
 show(draw(average, ten.repeat(3), noise, guided(2))[0].unflatten(0, (3, 10)), scale=3)
 
 # %% [markdown]
-# That is all there is: a schedule, a loss, a network, a step, and two tricks. From here:
+# That is all there is: a schedule, a loss, a network, a step, and two tricks. How good is it? Of 1,000 such pictures
+# the package's scorer takes 83 % for the kind that was asked for (of real ones 91 %), and their FID is 5.9. The
+# quickstart reaches 0.65: the same pictures and the same ideas, but a larger network, a better optimizer and more
+# than twice as many steps.
+#
+# From here:
 #
 # - [1_flat_land](1_flat_land.ipynb) shows the same in two dimensions, where one can see what the network *does*.
 # - [2_scorer](2_scorer.ipynb) asks how good such pictures are, in numbers.
-# - `python train.py` trains a better network for about as long; each further idea is one setting of it.
+# - `python train.py` is the quickstart; each further idea is one setting of it.

@@ -53,7 +53,7 @@ def cleaned(notebook: Any, folder: Path) -> Any:
         kept["metadata"] = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
         if cell.cell_type == "code":
             kept["execution_count"] = cell.execution_count
-            kept["outputs"] = [clean(output, folder) for output in cell.outputs]
+            kept["outputs"] = [clean(output, folder) for output in cell.outputs if seen(output)]
         cells.append(kept)
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
