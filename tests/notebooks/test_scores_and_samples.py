@@ -33,7 +33,7 @@ def test_inception_score_is_the_package_s(scorer):
 def test_fid_of_a_shift_and_of_a_stretch(scorer):
     x = np.random.default_rng(0).normal(size=(300, 5))
     assert scorer["fid"](x, x) == pytest.approx(0, abs=1e-6)
-    assert scorer["fid"](x, x + [3, 0, 4, 0, 0]) == pytest.approx(25)
+    assert scorer["fid"](x, x + np.array([3, 0, 4, 0, 0])) == pytest.approx(25)
     assert scorer["fid"](x - x.mean(axis=0), 3 * (x - x.mean(axis=0))) == pytest.approx(4 * np.trace(np.cov(x.T)))
 
 
