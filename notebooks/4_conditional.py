@@ -52,8 +52,8 @@ config = diffusion.compose(
 )
 model = diffusion.train(config, "runs/labels")
 names = model.class_names
-asked = torch.arange(10).repeat_interleave(10)
-diffusion.show(model.sample(100, labels=asked, steps=steps), rows=names)
+asked = torch.arange(10).repeat_interleave(6)
+diffusion.show(model.sample(60, labels=asked, steps=steps), rows=names, scale=2)
 
 # %% [markdown]
 # Each row is one class, and each image has noise of its own.
@@ -71,7 +71,7 @@ diffusion.show(model.sample(100, labels=asked, steps=steps), rows=names)
 # is: try another `t`.
 
 # %%
-t = 0.7
+t = 0.85
 alpha, sigma = model.noise_level(t)
 data = fashion_mnist_mini()
 bag = encode(data.test.images[data.test.labels == 8][3:4])
@@ -92,10 +92,10 @@ diffusion.show(rows, captions=heads, rows=["w = 1", "w = 3"])
 # and in the end too bright: trousers are *the* trousers.
 
 # %%
-asked = torch.tensor([0, 1, 3, 7, 8]).repeat_interleave(3)  # three images of five classes
+asked = torch.tensor([0, 1, 3, 7, 8]).repeat_interleave(2)  # two images of five classes
 heads = [names[k] for k in asked]
 knobs = [{"scale": scale, "interval": []} for scale in scales]  # [] is everywhere
-drawn = [model.sample(15, labels=asked, guidance=knob, steps=steps) for knob in knobs]
+drawn = [model.sample(10, labels=asked, guidance=knob, steps=steps) for knob in knobs]
 diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=[f"w = {scale}" for scale in scales])
 
 # %% [markdown]
@@ -155,7 +155,7 @@ found, drawn, cost = {}, [], []
 for name, guidance in ways.items():
     found[name] = scores(model, guidance=guidance)
     cost.append(f"{name} {model.image_model.evaluations:.0f}")
-    drawn.append(model.sample(15, labels=asked, guidance=guidance, steps=steps))
+    drawn.append(model.sample(10, labels=asked, guidance=guidance, steps=steps))
 table({**found, "real test images": real})
 print(f"evaluations of the network for each image: {', '.join(cost)}")
 diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
@@ -180,7 +180,7 @@ diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
 # %%
 weights = {"averaged": model, "the last ones": diffusion.load("runs/labels", averaged=False)}
 table({name: scores(each) for name, each in weights.items()})
-drawn = [each.sample(15, labels=asked, steps=steps) for each in weights.values()]
+drawn = [each.sample(10, labels=asked, steps=steps) for each in weights.values()]
 diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(weights))
 
 # %% [markdown]
@@ -192,18 +192,18 @@ diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(weights))
 
 # %%
 sampler = UniPC(steps, clip=None)
-job = Job(model.image_model, sampler, lambda: data, n=4, classes=[4, 1], seed=3, batch_size=100)  # coat, trouser
+job = Job(model.image_model, sampler, lambda: data, n=2, classes=[4, 1], seed=3, batch_size=100)  # coat, trouser
 diffusion.show(Interpolate("classes", columns=12).run(job).images, captions=["Coat", *[""] * 10, "Trouser"])
 
 # %% [markdown]
 # **Painting what is missing**: at every noise level the known half of an image is put in place of the estimate, and the
-# rest is drawn so that it fits. Each column is a test image, with its lower half painted anew in three ways.
+# rest is drawn so that it fits. Each column is a test image, with its lower half painted anew in two ways.
 
 # %%
 job = Job(model.image_model, sampler, lambda: data, n=10, classes=None, seed=0, batch_size=100)
 whole, _, captions = job.inputs(None)
-painted = Inpaint("bottom", variations=3).run(job).images
-diffusion.show(torch.cat([whole, painted]), captions=captions, rows=["test image", "1", "2", "3"])
+painted = Inpaint("bottom", variations=2).run(job).images
+diffusion.show(torch.cat([whole, painted]), captions=captions, rows=["test image", "1", "2"])
 
 # %% [markdown]
 # ## To take along
