@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from diffusion.export.page_weights import LEAST_ROUNDED
+
 HOLD_WEIGHTS = ("Conv", "Gemm", "MatMul", "Gather", "Transpose")
-# Numbers below which a tensor stays as it is. In int8 the first and the last layer, which are small, would make most of
-# the error: the last alone nine tenths of it for the quickstart.
-LEAST = {"fp16": 64, "int8": 4096}
+LEAST = {"fp16": 64, "int8": LEAST_ROUNDED}  # numbers below which a tensor stays as it is
 
 
 def store(graph: Any, weights: str) -> None:

@@ -130,9 +130,10 @@ def test_levels_end_without_noise():
 
 
 def test_int8_is_the_nearest_of_255_steps():
-    weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(3))
+    weight = torch.randn(6, 80, 3, 3, generator=torch.Generator().manual_seed(3))
     weight[2] = 0
-    kept = stored({"a.weight": weight, "a.bias": weight[:, 0, 0, 0]}, "int8")
+    kept = stored({"a.weight": weight, "a.bias": weight[:, 0, 0, 0], "last.weight": weight[:5]}, "int8")
+    assert np.array_equal(kept["last.weight"], weight[:5].numpy())  # of fewer than 4,096 numbers
     assert kept["a.weight"].dtype == np.int8 and kept["a.weight.step"].shape == (6,)
     assert np.array_equal(kept["a.bias"], weight[:, 0, 0, 0].numpy())
     step = weight.flatten(1).abs().amax(1) / 127

@@ -45,7 +45,7 @@ def case(image, parts, guidance, sampler, labels, weights="fp32", learns_varianc
 CASES = {
     "like unet_light": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2, 0]),
     "like unet_light in fp16": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2], "fp16"),
-    "like unet_light in int8": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2], "int8"),
+    "like unet_light in int8": case({}, (Cosine(), V()), GUIDED, UniPC(6), [2], "int8", width=24),
     "like unet_tiny": case(
         {}, (Linear(), Epsilon()), ClassifierFree(scale=3.0, rescale=0.7), Heun(5), [1], attention=[1]
     ),
@@ -74,8 +74,8 @@ LACKS = {  # what an old browser lacks → a script that takes it away
 
 
 def rounded(weight, form):
-    """The weights of a page as PyTorch can hold them: the nearest of 255 steps of the largest of a row."""
-    if form != "int8" or weight.ndim < 2:
+    """The weights of a page as PyTorch can hold them: in large ones the nearest of 255 steps of each row."""
+    if form != "int8" or weight.ndim < 2 or weight.numel() < 4096:
         return weight
     step = weight.flatten(1).abs().amax(dim=1).view(-1, *[1] * (weight.ndim - 1)) / 127
     return (weight / step).round() * step
@@ -84,7 +84,10 @@ def rounded(weight, form):
 def drawn(made, noise):
     """PyTorch's images (n, C, H, W), from the same noise (n, draws, C, H, W)."""
     network = made.model.denoiser.network
-    network.load_state_dict({name: rounded(weight, made.weights) for name, weight in network.state_dict().items()})
+    weights = {name: rounded(weight, made.weights) for name, weight in network.state_dict().items()}
+    changed = sum(not torch.equal(weight, weights[name]) for name, weight in network.state_dict().items())
+    assert (changed > 5) == (made.weights == "int8")
+    network.load_state_dict(weights)
     left = list(noise.unbind(1))
     labels = None if made.labels[0] is None else torch.tensor(made.labels)
     x = made.sampler.sample(made.model.guidance.guide(made.model.denoiser), lambda: left.pop(0), labels)
