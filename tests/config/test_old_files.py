@@ -53,7 +53,7 @@ def test_a_stopped_run_goes_on_and_ends_as_it_would_have_then(tmp_path):
     resuming.same_run(tmp_path, then["config"], now["config"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_it_is_scored(run, name):
     words = [f"checkpoint={FILES / name}", "n=4", "device=cpu", f"features.cache={CACHE}", "sampler.steps=1"]
     assert "FID" in run("evaluate.py", *words).stderr

@@ -18,7 +18,7 @@ def trained(tmp_path_factory):
     [
         (["inpaint", "task.repeats=0", "task.variations=2"], 6, 4, 3),
         (["image_to_image", "classes=[bag]", "task.strengths=[0.5,1]"], 6, 3, 3),
-        (["interpolate", "task.columns=4"], 12, 3, 4),
+        pytest.param(["interpolate", "task.columns=4"], 12, 3, 4, marks=pytest.mark.slow),
         (["interpolate", "task.between=classes", "classes=[bag,0]", "task.columns=4"], 12, 3, 4),
         (["invert", "task.steps=[2,4]"], 3, 4, 3),
     ],
