@@ -24,7 +24,7 @@ The other rooms serve it.
     evaluation/     the scorer, FID, Inception Score, likelihood, the report
     data/           images in memory and in files, the data sets
     records/        what a run leaves behind: checkpoints, TensorBoard, scores
-    config/         the command line and config → objects: the only room that knows Hydra
+    config/         the command line and config → objects; only this room and the commands know Hydra
     system/         device, processes, files, files from strangers, progress bars, random streams, errors
     assets/         the images and the scorer that come with the package
 

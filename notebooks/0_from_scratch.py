@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Diffusion from scratch
+# # 0 · From scratch: diffusion in 150 lines
 #
 # A diffusion model draws pictures by *removing noise*. It is taught one thing only: given a noisy picture, guess the
 # clean one. Then it starts from nothing but noise, guesses, takes a small step towards its guess, and guesses again.

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Flat land: diffusion one can see
+# # 1 · Flat land: diffusion one can see
 #
 # A picture of 28×28 pixels is a point in a space of 784 dimensions, and nobody can look at that. In a flat land,
 # where a "picture" is a point of two numbers, everything about diffusion can be drawn: what the network answers at

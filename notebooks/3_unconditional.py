@@ -3,8 +3,8 @@
 #
 # Adding noise to an image until nothing is left of it is easy. A diffusion model learns the way back, one small step at
 # a time; begin that way at pure noise and a new image stands at its end. This notebook trains such a model as the paper
-# of 2020 did, then a second one with what was found since, looks at every stage, and puts scores beside real images. It
-# takes a few minutes on two cores.
+# of 2020 did, then a second one with what was found since, looks at every stage, and puts scores beside real images.
+# Each of the two trainings takes a few minutes on a CPU.
 
 # %%
 import os
@@ -31,6 +31,7 @@ width = 16 if SMALL else 32  # of the network
 n = 50 if SMALL else 500  # images behind every score
 ancestral = 5 if SMALL else 100  # steps of DDPM
 steps = [2, 4] if SMALL else [4, 8, 16, 32]  # of the samplers that are compared
+runs = f"runs/width-{width}-images-{images}"  # other sizes are other runs, each in a folder of its own
 
 # %% [markdown]
 # ## The way into noise
@@ -65,7 +66,7 @@ diffusion.show(torch.cat(rows), captions=[f"t = {t:.1f}" for t in times], rows=[
 #
 # for a random image, a random noise and a random time in each step. `experiment=base` is the recipe of the paper:
 # linear schedule, noise predicted, no labels. We leave its theory as it is, and take a smaller network, the images that
-# come with the package and an optimizer that learns more in a minute, so that we need not wait for a day. `compose`
+# come with the package and an optimizer that learns more from each, so that we need not wait for a day. `compose`
 # makes the settings, exactly as `python train.py` would, and `train` trains.
 
 # %%
@@ -81,7 +82,7 @@ recipe = [
     "score.n=0",  # we score by hand
 ]
 config = diffusion.compose("experiment=base", "data.padding=0", *recipe)
-ddpm = diffusion.train(config, "runs/ddpm")
+ddpm = diffusion.train(config, f"{runs}/ddpm")
 
 # %% [markdown]
 # ## Watching the loss
@@ -110,7 +111,7 @@ def plot_curves(folder):
     plt.show()
 
 
-plot_curves("runs/ddpm")
+plot_curves(f"{runs}/ddpm")
 
 
 # %% [markdown]
@@ -155,9 +156,9 @@ print(f"Ours and the package's images are {apart:.2f} grey levels of 255 apart i
 diffusion.show(torch.cat([ours, package]), rows=["by hand", "package"])
 
 # %% [markdown]
-# These are early days: a minute of training is not much for a recipe that was made for days.
+# These are early days: a few minutes of training are not much for a recipe that was made for days.
 #
-# ## The same minute, with what came later
+# ## The same number of images, with what came later
 #
 # Three ideas came after DDPM, and they are what the quickstart of this package does. None makes a step dearer.
 #
@@ -173,7 +174,7 @@ diffusion.show(torch.cat([ours, package]), rows=["by hand", "package"])
 
 # %%
 config = diffusion.compose("guidance=none", *recipe)
-model = diffusion.train(config, "runs/v")
+model = diffusion.train(config, f"{runs}/v")
 drawn = [each.sample(12, sampler=DDIM(25)) for each in (ddpm, model)]
 diffusion.show(torch.cat(drawn), rows=["noise, linear", "v, cosine"])
 
@@ -185,7 +186,7 @@ diffusion.show(torch.cat(drawn), rows=["noise, linear", "v, cosine"])
 # see is that the loss of v is more even over the noise levels:
 
 # %%
-plot_curves("runs/v")
+plot_curves(f"{runs}/v")
 
 # %% [markdown]
 # ## What happens on the way
@@ -266,5 +267,5 @@ diffusion.show(torch.cat([images, data.train.images[nearest[:, 0]]]), rows=["dra
 # 2. What the network predicts decides how its errors are multiplied, and which noise levels it has to work at.
 # 3. DDPM and DDIM are one formula; without fresh noise the path is smooth and few steps suffice.
 #
-# To try: `training.images=60000` (or `training.budget=5min`); `schedule=flow objective=flow`, which makes the path
-# nearly straight; `sampler=DDIM(8, grid="karras")`. [4_conditional](4_conditional.ipynb) tells the model what to draw.
+# To try: `images = 60_000`; `schedule=flow objective=flow`, which makes the path nearly straight, in a folder of its
+# own; `sampler=DDIM(8, grid="karras")`. [4_conditional](4_conditional.ipynb) tells the model what to draw.

@@ -27,6 +27,7 @@ width = 16 if SMALL else 32  # of the network
 n = 50 if SMALL else 500  # images behind every score
 steps = 3 if SMALL else 12  # of the sampler
 scales = [0, 2] if SMALL else [0, 1, 1.5, 2, 3, 5]  # of guidance
+run = f"runs/width-{width}-images-{images}/labels"  # other sizes are another run, in a folder of its own
 
 # %% [markdown]
 # ## A label, and now and then none
@@ -50,7 +51,7 @@ config = diffusion.compose(
     "preview.steps=4",  # the grid that the run draws for itself
     "score.n=0",  # we score by hand
 )
-model = diffusion.train(config, "runs/labels")
+model = diffusion.train(config, run)
 names = model.class_names
 asked = torch.arange(10).repeat_interleave(6)
 diffusion.show(model.sample(60, labels=asked, steps=steps), rows=names, scale=2)
@@ -178,7 +179,7 @@ diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(ways))
 # learning rate that falls to zero calms the weights in another way, and then the two are close.
 
 # %%
-weights = {"averaged": model, "the last ones": diffusion.load("runs/labels", averaged=False)}
+weights = {"averaged": model, "the last ones": diffusion.load(run, averaged=False)}
 table({name: scores(each) for name, each in weights.items()})
 drawn = [each.sample(10, labels=asked, steps=steps) for each in weights.values()]
 diffusion.show(torch.cat(drawn), captions=heads, scale=2, rows=list(weights))

@@ -68,7 +68,7 @@ def clean(output: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One output of a cell, cleaned."""
     output = dict(output)
     if "text" in output:
-        output["text"] = without_paths(output["text"], folder)
+        output["text"] = without_paths(output["text"], folder).rstrip() + "\n"  # a bar that vanished leaves blanks
     if "data" in output:
         data = {form: content for form, content in output["data"].items() if "widget" not in form}
         if "image/png" in data:

@@ -1,5 +1,6 @@
 """The pages for people: every link and picture of theirs is there, and none tells of the machine it was written on."""
 
+import json
 import re
 from collections import Counter
 from functools import cache
@@ -10,16 +11,25 @@ from conftest import ROOT
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *(page for folder in ("docs", "notebooks", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),  # as GitHub shows them
 ]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 LINES = 120  # of the README, which is a front door
 MACHINE = re.compile(r"(?<![\w.~])(?:/(?:home|root|tmp|work|Users|mnt|private|var|opt)/|[A-Z]:\\)|file://")
 
 
+def text_of(page):
+    """What is written on a page; of a notebook that which stands between its code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
 @cache
 def prose(page):
     """A page without its code, in which brackets and number signs mean something else."""
-    text = re.sub(r"^(```+|~~~+).*?^\1\s*?$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^(```+|~~~+).*?^\1\s*?$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"^ {4}(?! *[-*\d]).*$", "", text, flags=re.MULTILINE)
 
 
@@ -82,6 +92,16 @@ def test_a_broken_link_is_found(tmp_path, monkeypatch):
     assert sorted(broken(page)) == ["#there", "../outside.md", "no.gif", "none.md", "none.png", "page.md#there"]
 
 
+def test_a_broken_link_between_the_code_of_a_notebook_is_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    cells = [("markdown", ["# Title\n", "[1](there.ipynb), [2](none.ipynb)"]), ("code", ["x[0](none.md)"])]
+    cells += [("markdown", ["[3](there.ipynb#heading), [4](https://example.org)\n"])]
+    page = tmp_path / "page.ipynb"
+    page.write_text(json.dumps({"cells": [{"cell_type": kind, "source": source} for kind, source in cells]}))
+    (tmp_path / "there.ipynb").touch()
+    assert list(broken(page)) == ["none.ipynb", "there.ipynb#heading"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page):
     assert not list(broken(page))
@@ -89,7 +109,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_no_page_tells_of_a_machine(page):
-    assert not MACHINE.findall(page.read_text(encoding="utf-8"))
+    assert not MACHINE.findall(text_of(page))
 
 
 def test_the_readme_is_a_front_door():

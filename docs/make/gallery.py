@@ -38,7 +38,7 @@ HEAD = """# Gallery
 
 What a setting does, seen before it is used. Above each picture stands a command that uses such a setting, below it what
 to look for. Every picture is drawn by the package's own code. Where a trained model draws, it is one of the quickstart,
-`python train.py`; your own model draws them all anew with `python docs/make/gallery.py checkpoint=latest`."""
+`python train.py`; your own quickstart draws them anew with `python docs/make/gallery.py checkpoint=latest`."""
 TASKS = """## task
 
 What else a trained model can do: paint part of an image anew, draw one again from under noise, walk from one seed to

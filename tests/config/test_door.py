@@ -295,6 +295,7 @@ def test_the_scores_are_those_of_the_scorer(scorer, mini, trained, tmp_path, mon
     assert all(scores[name] == expected[name] for name in SCORED)
     unlabelled = diffusion.evaluate(part.images, **FEATURES)
     assert unlabelled["accuracy"] is None and not list(tmp_path.iterdir())
+    assert not any(remark.startswith("images") for remark in unlabelled.remarks())  # a name that tells nothing
 
 
 def test_what_evaluate_refuses(trained):

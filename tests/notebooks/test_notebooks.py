@@ -53,6 +53,17 @@ def texts(output):
     return ["".join(text) if isinstance(text, list) else str(text) for text in found]
 
 
+def trains_into(text, **sizes):
+    """The folders of a notebook's runs, with sizes in the place of those in its cell of sizes."""
+    cell = next(source for kind, source in cells_of(text) if kind == "code" and "SMALL = " in source)
+    for name, value in sizes.items():
+        cell, count = re.subn(f"^{name} = .*$", f"{name} = {value}", cell, flags=re.MULTILINE)
+        assert count == 1, name
+    names = {}
+    exec(cell, names)
+    return [eval(place, names) for place in re.findall(r"diffusion\.train\(\w+, (.+)\)$", text, re.MULTILINE)]
+
+
 def test_cells_are_told_apart():
     text = '"""Head."""\n\n# %% [markdown]\n# # One\n#\n# two\n\n# %% tags=["parameters"]\nx = 1  # three\n\n# four\n'
     assert list(cells_of(text)) == [("markdown", "# One\n\ntwo"), ("code", "x = 1  # three\n\n# four")]
@@ -71,6 +82,18 @@ def test_every_notebook_is_explained():
 
 def test_from_scratch_is_short():
     assert len(code_lines((ROOT / "notebooks" / "0_from_scratch.py").read_text(encoding="utf-8"))) <= 150
+
+
+@pytest.mark.parametrize("source", [each for each in SOURCES if "diffusion.train(" in each.read_text("utf-8")])
+def test_other_sizes_are_other_runs(source):
+    """A quick try, the whole and a longer one after it, in one folder, do not go on with each other's runs."""
+    text = source.read_text(encoding="utf-8")
+    runs = [
+        run
+        for sizes in ({"SMALL": True}, {"SMALL": False}, {"SMALL": False, "width": 48}, {"SMALL": False, "images": 7})
+        for run in trains_into(text, **sizes)
+    ]
+    assert len(set(runs)) == len(runs) == 4 * text.count("diffusion.train(")
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
