@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -86,6 +87,7 @@ def launch(main: Callable[[], Any]) -> None:
             ranks.leave()
             code = 0
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C meets no Python that is being taken down
         if ranks.first():
             print(f"\n{str(stop) or 'Interrupted.'}", file=sys.stderr)
         code = getattr(stop, "exit_code", 130)

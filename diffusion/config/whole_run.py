@@ -53,9 +53,9 @@ def train(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None) -
     """
     settings.check_top_level(cfg, SETTINGS)
     folder, overrides = Path(cfg.output_dir), list(overrides)
-    for name in settings.leave_out_foreign(cfg, overrides):
-        group = name.partition(".")[0]
-        log.info("%s is a setting for another %s than the command chose: left out.", name, group)
+    if left := settings.leave_out_foreign(cfg, overrides):
+        groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
+        log.info("Not taken from the experiment, since the command chose another %s: %s.", groups, ", ".join(left))
     settings.choose_length(cfg, overrides)
     asked = asked_for(cfg)
     done = ranks.shared(None if cfg.resume else finished(folder, overrides=overrides, asked=asked))

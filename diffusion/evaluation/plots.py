@@ -250,7 +250,8 @@ def _curves(axes: Any, jobs: Sequence[dict[str, Any]], setting: str, name: str) 
     if setting == "evaluations":
         axes.set_xscale("log")
         counts = sorted({job["settings"]["evaluations"] for job in jobs})
-        axes.set_xticks(counts, [str(count) for count in counts])
+        far = [count for i, count in enumerate(counts) if i == 0 or count > 1.2 * counts[i - 1]]  # labels with room
+        axes.set_xticks(far, [f"{count:g}" for count in far])
         axes.minorticks_off()
     if name == "fid":
         axes.set_yscale("log")

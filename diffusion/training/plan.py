@@ -43,7 +43,7 @@ class Plan:
     images: int = 1_000_000
     epochs: float | None = None
     steps: int | None = None
-    budget: str | None = None
+    budget: str | float | None = None
     batch_size: int = 128
     accumulate: int = 1
     clip_norm: float | None = 1.0
@@ -89,7 +89,7 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """The budget; None for a length in images."""
-        return None if self.budget is None else budget_seconds(self.budget)
+        return None if self.budget is None else budget_seconds(str(self.budget))
 
     @property
     def part(self) -> slice:

@@ -46,6 +46,12 @@ def test_curves_against_evaluations_and_guidance():
     assert "real test images, n = 1000" in by_guidance
 
 
+def test_the_counts_of_evaluations_are_whole_numbers_with_room():
+    figure = plots.sweep_curves([job("DDIM", steps, 1.0, 1.0) for steps in (4, 7, 8, 20)])
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["4", "7", "20"]
+
+
 def test_curves_of_runs_that_do_not_compare_are_marked():
     figure = plots.sweep_curves([job("DDIM", 5, 1, 1.0), job("DDIM", 10, 1, 1.0, n=500)])
     assert "not comparable" in figure.axes[0].get_title()

@@ -170,7 +170,7 @@ def call(script, words, capfd, monkeypatch):
 
 SAID = (  # in front of the sentence: what the scripts log on their way
     r"Data: |Network: |Run folder: |If it is interrupted|Resuming at step|This run has only got|No data= was given|"
-    r".* is a setting for another|.*last\.pt, step \d+: |Scores are left out|.* the images are taken to imitate|"
+    r"Not taken from the experiment|.*last\.pt, step \d+: |Scores are left out|.* the images are taken to imitate|"
     r".*compil|Resume |An average|.*average|.*images at once|.*it/s|usage: |.*Warning|  "
 )
 
