@@ -275,6 +275,7 @@ def test_an_old_browser_gets_a_sentence(answers, lack):
 
 def test_a_person_sees_what_was_chosen(answers):
     """Number of moments, words, and the pixels of the picture: those that a program gets for the same."""
+    assert "error" not in answers["a person"], answers["a person"]
     seen, programs = answers["a person"]["seen"], answers["a person"]["programs"]
     words = {
         name: (each["frames"], each["step"], each["status"].partition(" of the network")[0])
@@ -304,6 +305,7 @@ def test_a_person_sees_what_was_chosen(answers):
 @pytest.mark.parametrize("name", ["programs", "programs without a worker"])
 def test_every_drawing_ends_and_the_page_goes_on_with_its_own(answers, name):
     told, gave_way = answers[name], "another drawing was asked for"
+    assert "error" not in told, told
     assert told["before"] == "<b>1</b>, seed 0: drawing …"
     first, wrong, third, last = told["programs"]
     assert (first, third, last) == (gave_way, 1, gave_way) and wrong.startswith("steps=11 must be one of 1, 2, 3")

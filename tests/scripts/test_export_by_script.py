@@ -55,3 +55,4 @@ def test_what_is_wrong_is_one_sentence(arguments, message, tmp_path):
 def test_help(tmp_path):
     text = command(tmp_path, "--help")
     assert "Simple Diffusion, python -m diffusion.export" in text and "weights: null" in text
+    assert "objective" not in text and "train.py" not in text  # nothing of what a checkpoint settles
