@@ -114,7 +114,13 @@ def test_the_page_in_a_browser(scorer, mini, tmp_path):
     )
     page.write_text((folder / "report.html").read_text().replace("</body>", f"{probe}</body>"))
     shutil.rmtree(folder)  # nothing but the one file
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command = [CHROMIUM, *flags, *quiet, "--window-size=1000,800", "--virtual-time-budget=5000", "--dump-dom"]
     done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)

@@ -24,7 +24,14 @@ from diffusion.schedule import Cosine, Flow, Linear
 from diffusion.system.device import Device
 
 pytestmark = pytest.mark.browser
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 GREY = {"size": 28, "channels": 1, "padding": 0}
 GUIDED = ClassifierFree(scale=2.25, interval=[0.0, 2.9])
 
