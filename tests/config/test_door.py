@@ -266,13 +266,14 @@ def test_the_weights_and_first_scores_are_those_of_the_command_line(shell, tmp_p
     }
 
 
-def test_the_threads_of_the_caller_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+def test_the_threads_of_a_training_are_not_those_of_the_caller(trained, monkeypatch):
+    """Those that it asked for were given back at its end, and its model does not take them again."""
+    settings = diffusion.compose(*TINY, "device.threads=2")
+    monkeypatch.setattr("diffusion.config.from_python.train", lambda *_: (settings, trained[1]))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        diffusion.train([*TINY, "score.n=0", "training.steps=1", "device.threads=2"], tmp_path / "run", progress=False)
-        assert torch.get_num_threads() == 1
+        assert diffusion.train().image_model.device.torch_device.type == "cpu" and torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 
