@@ -49,10 +49,17 @@ if TYPE_CHECKING:
 
 
 def compose(*overrides: str, config_dir: Any = None) -> "Settings":
-    """The settings of a run, from the words of a command line; arguments as in `diffusion.config.composing.compose`.
+    """The settings of a run, as `python train.py …` makes them of the same words.
+
+    Args:
+        overrides: "experiment=ema", "model.width=32", …
+        config_dir: a folder of options of your own, as --config-dir.
 
     Returns:
         a dictionary of dictionaries; what is changed in it counts as if it had been said here.
+
+    Raises:
+        UserError: there is no such setting or option; in one sentence, with what may be meant.
     """
     from diffusion.config.composing import compose
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffusion.config import trained
 from diffusion.config.build import build
 from diffusion.config.classes import class_numbers
-from diffusion.config.composing import Settings, first_of, said
+from diffusion.config.composing import Settings, first_of
 from diffusion.config.describing import described
 from diffusion.config.opening import opened
 from diffusion.config.trust import given as trusted
@@ -120,11 +120,13 @@ class Model:
             if sampler is None:
                 given_steps = {} if steps is None else {"steps": steps}
                 sampler = build({**self.config["sampler"], **given_steps}, "sampler")
-            trained.set_guidance(self.image_model, self.state, given)
-        chosen = class_numbers(plain(labels), self.image_model, "labels", names_first=False)
-        numbers = self.image_model.labels(n, chosen)
-        at_once = self.image_model.device.images_at_once(batch_size, self.image_model.shape[1:])
-        return self.image_model.draw(sampler, n, numbers, seed, at_once, progress=progress)
+            drawing = copy.copy(self.image_model)  # guided so this once
+            trained.set_guidance(drawing, self.state, given)
+        numbers = drawing.labels(n, class_numbers(plain(labels), drawing, "labels", names_first=False))
+        at_once = drawing.device.images_at_once(batch_size, drawing.shape[1:])
+        images = drawing.draw(sampler, n, numbers, seed, at_once, progress=progress)
+        self.image_model.evaluations = drawing.evaluations
+        return images
 
     @own_defaults()
     @torch.no_grad()
@@ -218,7 +220,7 @@ def load(
     """
     with trusted(list(trust) if not isinstance(trust, str) else trust):
         file = checkpoint.find(str(path))
-        state = opened(file)
+        path, state = file.parent if str(path) == "latest" else path, opened(file)
         place = build({"_target_": "diffusion.system.device.Device", "type": device, **settings}, "device")
         model = Model(state, place, averaged, ema_width, str(path))
         metrics = read_metrics(file.with_name("metrics.json")) if averaged and ema_width is None else None
@@ -246,8 +248,7 @@ def train(
     from diffusion.config import from_python  # here: who draws from a model needs nothing of this
 
     config, place = from_python.train(config, folder, progress)
-    device = {key: value for key, value in config["device"].items() if key != "_target_"}
-    return load(place, device=device.pop("type", "auto"), trust=from_python.trust_of(config), **device)
+    return load(place, **from_python.loading(config) | {"threads": None})  # the training's; the caller has others
 
 
 @own_defaults()
@@ -264,7 +265,7 @@ def evaluate(
     Args:
         what: a `Model`, or what `load` takes for one; or images, uint8 (N, C, H, W), (N, H, W, C) or (N, H, W).
         overrides, settings: of evaluate.py, as n=10000, seed=1, steps=20, guidance=2.0, or as there, "sampler=ddim";
-            for images, data="mnist" says what they imitate.
+            for images, data="mnist" says what they imitate; trust, device, averaged, ema_width of a path load it.
         labels: of images, the classes (N,) that they were made for.
         folder: for the report, its pictures and samples; None writes nothing.
         progress: show bars, and what evaluate.py says.
@@ -275,20 +276,16 @@ def evaluate(
     from diffusion.config import from_python
     from diffusion.config.whole_evaluation import Given
 
-    if "guidance" in settings and not isinstance(settings["guidance"], dict):  # as in `Model.sample`
-        settings["guidance"] = {"scale": settings["guidance"]}
-    names = {"steps": "sampler.steps"}
-    words = [*overrides, *(word for name, value in settings.items() for word in said(names.get(name, name), value))]
+    words = from_python.words_of(overrides, settings)
     if taken := first_of(words, "checkpoint samples output_dir"):
         raise UserError(
             f"{taken} cannot be given here: the first argument is what is scored, folder= takes the report."
         )
     if isinstance(what, str | Path):
-        what = load(what)
+        words, loading = from_python.of_loading(words)
+        what = load(what, **loading)
     if not isinstance(what, Model):
-        on_cpu = (each.cpu() if isinstance(each, Tensor) else each for each in (what, labels))
-        pixels, numbers = (None if each is None else np.asarray(each) for each in on_cpu)
-        return ScoreTable(from_python.evaluate(Given(pixels=pixels, labels=numbers), words, folder, progress))
+        return ScoreTable(from_python.evaluate(from_python.images(what, labels), words, folder, progress))
     if labels is not None:
         raise UserError("labels= are of images: a model draws an even mix of all its classes.")
     if loaded := first_of(words, "averaged ema_width device"):

@@ -11,6 +11,7 @@ from conftest import ROOT, same
 import diffusion
 from diffusion.config import training_run
 from diffusion.denoiser import per_image
+from diffusion.export import page_model
 from diffusion.records import checkpoint
 from diffusion.sampler import DDIM, UniPC
 from diffusion.system.errors import UserError
@@ -181,3 +182,14 @@ def test_numbers_of_numpy_are_numbers(runs):
 def test_the_version_is_that_of_the_project():
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert diffusion.__version__ == stated
+
+
+def test_the_guidance_of_one_drawing_is_not_that_of_the_next(runs):
+    model = diffusion.load(runs["conditional"], device="cpu")
+    before, usual = model.describe(), model.sample(2, steps=2, seed=1)
+    page = page_model.description(model.image_model, UniPC())["guidance"]
+    model.sample(2, steps=2, guidance=7.0)
+    assert 2 <= model.image_model.evaluations <= 4  # two steps, with and without the label within the interval
+    assert model.describe() == before and "7" not in before["guidance"]
+    assert page_model.description(model.image_model, UniPC())["guidance"] == page and page["scale"] != 7
+    assert torch.equal(model.sample(2, steps=2, seed=1), usual)

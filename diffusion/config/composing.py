@@ -5,7 +5,8 @@ config["training"]["steps"] = 500
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -36,8 +37,16 @@ class Settings(dict[str, Any]):
         self.composed = deepcopy(dict(found))
 
     def overrides(self) -> list[str]:
-        """The words of a command line that means the same: those that were given, and one for each change."""
-        return [*self.words, *changes(self.composed, simple(self))]
+        """The words of a command line that means the same: those that were given, and one for each change.
+
+        A length of the run that was changed stands in the place of the others that were given.
+        """
+        changed, lengths = list(changes(self.composed, simple(self))), "images epochs steps budget".split()
+        new = {word.partition("=")[0] for word in changed if not word.endswith("=null")}
+        if not new.intersection(f"training.{name}" for name in lengths):
+            return [*self.words, *changed]
+        dropped = {f"training.{name}" for name in lengths[1:]} - new
+        return [*(word for word in self.words if word.partition("=")[0].lstrip("+~") not in dropped), *changed]
 
     def command(self) -> list[str]:
         """That command line, its script first."""
@@ -70,6 +79,7 @@ def compose(*overrides: str, script: str = "train", config_dir: str | Path | Non
     for each in overrides:
         if not isinstance(each, str) or each.startswith("-"):
             raise UserError(f"{each!r} is no setting: write a text with name=value, for example 'model.width=32'.")
+    refuse_folders(overrides)
     folder = None if config_dir is None else Path(config_dir).expanduser().resolve()
     if folder is not None and not folder.is_dir():
         raise UserError(f"config_dir={config_dir}: there is no such folder.")
@@ -88,6 +98,15 @@ def compose(*overrides: str, script: str = "train", config_dir: str | Path | Non
                 settings.choose_length(found, words)
         made: Any = OmegaConf.to_container(found, resolve=True)
         return Settings(made, script, words, folder)
+
+
+def refuse_folders(names: Iterable[str]) -> None:
+    """Raise `UserError` where words or names of settings are of a process of its own: its folder, Hydra's node."""
+    taken = next((each for each in names if re.match(r"[+~]*(output_dir|hydra)\b", each)), None)
+    if taken:
+        raise UserError(
+            f"{taken} is for the command line alone: give folder= to diffusion.train or diffusion.evaluate."
+        )
 
 
 @contextmanager

@@ -53,9 +53,13 @@ def show(
 
 def as_pixels(images: Any) -> Tensor:
     """uint8 (N, C, H, W) on the CPU, with one or three channels, of what `show` takes."""
-    if isinstance(images, list | tuple):
-        images = torch.stack([torch.as_tensor(each) for each in images]) if len(images) else np.zeros(0)
-    pixels = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images).detach().cpu()
+    try:
+        if isinstance(images, list | tuple):
+            images = torch.stack([torch.as_tensor(each) for each in images]) if len(images) else np.zeros(0)
+        pixels = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:  # of objects, texts, or several shapes
+        what = type(images).__name__
+        raise UserError(f"These are no images: a {what} must be an array, or a list of those of one shape.") from error
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
         pixels = pixels[None]
     elif pixels.ndim == 3:

@@ -19,6 +19,7 @@ except ImportError:  # Windows has none
 
 log = logging.getLogger("diffusion")
 LOCK = ".lock"
+BY_SCRIPT = " by hydra.run.dir=…"  # in messages: how a script is told its folder
 RECORDS = "*.pt", "metrics.json", "events.out.tfevents.*"  # what a run leaves in its folder
 _held: dict[Path, tuple[Path, IO[str]]] = {}  # folders of this process's run: the name it was given, its lock
 _partial: set[Path] = set()  # that are being written
@@ -87,9 +88,7 @@ def sole_use(folder: Path) -> Iterator[None]:
     place = Path(os.path.abspath(folder))
     file = locked(folder)
     if file is None:
-        raise InUse(
-            f"{folder} is in use by another run: wait for it, stop it, or choose another folder by hydra.run.dir=…."
-        )
+        raise InUse(f"{folder} is in use by another run: wait for it, stop it, or choose another folder{BY_SCRIPT}.")
     _held[place] = folder, file
     try:
         for left in folder.glob(".*.partial*"):  # by a run that was killed while it wrote
@@ -130,7 +129,7 @@ def keep_hold() -> None:
         if new is None:
             raise InUse(
                 f"{folder} was deleted while this run was at work in it, and another run has begun there since: this "
-                "one ends, so as not to overwrite what the other writes; choose another folder by hydra.run.dir=…."
+                f"one ends, so as not to overwrite what the other writes; choose another folder{BY_SCRIPT}."
             )
         _held[place] = folder, new
         file.close()

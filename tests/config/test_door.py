@@ -21,7 +21,7 @@ from diffusion.data.images import Images
 from diffusion.evaluation.score_table import ScoreTable
 from diffusion.records import checkpoint
 from diffusion.records.results import write_json
-from diffusion.system.errors import UserError
+from diffusion.system.errors import InUse, UserError
 
 NETWORK = ["model.width=8", "model.groups=4", "model.head_width=8"]
 TINY = [
@@ -100,6 +100,38 @@ def test_words_and_changes_are_one():
     assert "width:" in repr(config) and OmegaConf.create(repr(config))["seed"] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "change", "left"),
+    [
+        (["model.width=32", "training.budget=1min"], {"steps": 500}, {"steps": 500}),
+        (["training.budget=3s"], {"steps": 3, "budget": None}, {"steps": 3}),
+        (["training.steps=2"], {"images": 24}, {"images": 24}),
+        (["training.steps=2"], {"budget": "3s"}, {"budget": "3s"}),
+        (["training.epochs=2"], {"steps": 3}, {"steps": 3}),
+        (["+training.epochs=2", "training.images=16"], {"images": 24}, {"images": 24}),
+        (["experiment=best", "training.steps=2"], {"epochs": 3}, {"epochs": 3}),
+        (["training.steps=2"], {"steps": 3}, {"steps": 3}),
+        (["training.steps=2"], {"log_every": 1}, {"steps": 2}),
+        (["training.budget=3s"], {"budget": None}, {}),
+    ],
+)
+def test_the_length_that_was_changed_last_is_the_length(words, change, left):
+    config = diffusion.compose(*words)
+    config["training"].update(change)
+    training = diffusion.compose(*config.overrides())["training"]
+    found = {name: training[name] for name in ("steps", "epochs", "budget") if training[name] is not None}
+    assert found == {name: value for name, value in left.items() if name != "images"}
+    assert training["images"] == config["training"]["images"] == left.get("images", training["images"])
+
+
+def test_a_run_is_as_long_as_the_changed_setting_says(tmp_path):
+    others = [word for word in TINY if word != "training.steps=4"]
+    config = diffusion.compose(*others, "score.n=0", "training.budget=1min")
+    config["training"]["images"] = 24  # three batches of eight
+    state = diffusion.train(config, tmp_path / "run", progress=False).state
+    assert state["step"] == state["total_steps"] == 3 and state["config"]["training"]["budget"] is None
+
+
 def test_a_change_as_a_word():
     before = {"a": 1, "b": {"c": "x", "d": None}, "e": [1]}
     now = {"a": 1, "b": {"c": "a b, c", "f": True}, "g": {"h": 0.5}}
@@ -120,6 +152,10 @@ def test_a_change_as_a_word():
         ([3], "^3 is no setting: write a text with name=value"),
         (["resume=nowhere"], "^resume=nowhere: there is no such file or folder"),
         (["trust=no_such_parts"], "^trust=no_such_parts: there is no such module"),
+        (["output_dir=mine"], "^output_dir=mine is for the command line alone: give folder= to diffusion.train"),
+        (["hydra.run.dir=mine"], "^hydra.run.dir=mine is for the command line alone: give folder="),
+        (["++hydra.mode=MULTIRUN"], r"^\+\+hydra.mode=MULTIRUN is for the command line alone"),
+        (["hydra/job_logging=none"], "^hydra/job_logging=none is for the command line alone"),
     ],
 )
 def test_what_is_wrong_is_the_sentence_of_the_command_line(words, message, tmp_path, monkeypatch):
@@ -139,6 +175,8 @@ def test_what_is_wrong_is_the_sentence_of_the_command_line(words, message, tmp_p
         (lambda c: c["model"].update(_target_="os.system"), "^model._target_=os.system is not allowed"),
         (lambda c: c["model"].update(_target_="my_parts.Net"), "if you trust it, add trust=my_parts"),
         (lambda c: c.pop("data"), "data"),
+        (lambda c: c.update(output_dir="mine"), "^output_dir is for the command line alone: give folder="),
+        (lambda c: c.update(hydra={"mode": "MULTIRUN"}), "^hydra is for the command line alone: give folder="),
     ],
 )
 def test_a_change_that_is_wrong_is_told_by_train(change, message, tmp_path):
@@ -228,6 +266,28 @@ def test_the_weights_and_first_scores_are_those_of_the_command_line(shell, tmp_p
     }
 
 
+def test_the_threads_of_a_training_are_not_those_of_the_caller(trained, monkeypatch):
+    """Those that it asked for were given back at its end, and its model does not take them again."""
+    settings = diffusion.compose(*TINY, "device.threads=2")
+    monkeypatch.setattr("diffusion.config.from_python.train", lambda *_: (settings, trained[1]))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert diffusion.train().image_model.device.torch_device.type == "cpu" and torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_folder_in_use_is_told_without_words_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusion.system.files.locked", lambda folder: None)
+    for call in (
+        lambda: diffusion.train([*TINY, "score.n=0"], tmp_path),
+        lambda: diffusion.evaluate(np.zeros((4, 28, 28), np.uint8), folder=tmp_path, **FEATURES),
+    ):
+        with pytest.raises(InUse, match="is in use by another run: .* or choose another folder\\.$"):
+            call()
+
+
 def test_what_train_takes(tmp_path):
     for wrong in ({"seed": 1}, None, OmegaConf.create({"seed": 1}), diffusion.load):
         with pytest.raises(UserError, match="config must be what diffusion.compose gives"):
@@ -298,6 +358,31 @@ def test_the_scores_are_those_of_the_scorer(scorer, mini, trained, tmp_path, mon
     assert not any(remark.startswith("images") for remark in unlabelled.remarks())  # a name that tells nothing
 
 
+def test_a_path_is_scored_as_it_is_to_be_loaded(trained, tmp_path, monkeypatch):
+    """What says how to load it is no setting of the scores; "latest" is the name of the run that it is."""
+    model, folder = trained
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "mine").mkdir(parents=True)
+    (tmp_path / "outputs" / "mine" / "last.pt").write_bytes((folder / "last.pt").read_bytes())
+    (tmp_path / "my_features_of_door.py").write_text("", encoding="utf-8")
+    assert diffusion.load("latest", device="cpu").source == "outputs/mine"
+    plain = diffusion.load(folder, averaged=False, device="cpu", precision="fp32")
+    how = {"n": 20, "steps": 2, "features": {"cache": CACHE}}
+    words = ("device=cpu", "device.precision=fp32")
+    scores = diffusion.evaluate("latest", *words, averaged=False, trust="my_features_of_door", **how)
+    expected = diffusion.evaluate(plain, **how)
+    assert all(scores[name] == expected[name] for name in SCORED)
+    assert scores["settings"]["checkpoint"] == "outputs/mine" and scores["settings"]["weights"] == "weights"
+    assert scores["protocol"]["images"].startswith("checkpoint=outputs/mine, weights at step 4")
+    with pytest.raises(UserError, match=r"ema_width=0\.1.*ema=power"):
+        diffusion.evaluate(folder, ema_width=0.1, **how)
+    with pytest.raises(UserError, match="trust=no_such_parts: there is no such module"):
+        diffusion.evaluate(folder, trust=["no_such_parts"], **how)
+    with pytest.raises(UserError, match="^folder= is empty"):
+        diffusion.evaluate(model, folder="", **how)
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "my_features_of_door.py"}
+
+
 def test_what_evaluate_refuses(trained):
     model, images = trained[0], np.zeros((4, 28, 28, 1), np.uint8)
     mini = "data=fashion_mnist_mini"
@@ -318,6 +403,11 @@ def test_what_evaluate_refuses(trained):
         (lambda: diffusion.evaluate(images, mini, labels=[1, 2, 3, 10]), "labels holds labels outside 0 … 9"),
         (lambda: diffusion.evaluate(images, mini, n=3), "n=3 says how to draw from a checkpoint, but images are"),
         (lambda: diffusion.evaluate(images, mini, likelihood=3), "likelihood=3 needs a model"),
+        (lambda: diffusion.evaluate(None), "None is nothing to score: give a model, the folder of a run, or images"),
+        (lambda: diffusion.evaluate(model, ["n=20"]), r"\['n=20'\] is no setting: write n=20, or a text"),
+        (lambda: diffusion.evaluate([images[0], images[1, :20]], mini), "images: these are no array, .* one shape"),
+        (lambda: diffusion.evaluate(images, mini, labels=[[1], [2, 3]]), "labels: these are no array, .* one shape"),
+        (lambda: diffusion.evaluate(model, "hydra.run.dir=x"), "hydra.run.dir=x is for the command line alone"),
     ):
         with pytest.raises(UserError, match=message):
             call()

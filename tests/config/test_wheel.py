@@ -38,6 +38,8 @@ def test_a_wheel_carries_its_options(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         inside = {name.removeprefix("diffusion/") for name in archive.namelist()}
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")} <= inside
+    parts = [path for path in (ROOT / "diffusion" / "export" / "page_parts").iterdir() if path.is_file()]
+    assert parts and {f"export/page_parts/{path.name}" for path in parts} <= inside
     assert not {"train.py", "setup.py", "tests"} & {name.split("/")[0] for name in inside}
 
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)

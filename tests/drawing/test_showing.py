@@ -43,7 +43,11 @@ def test_captions(generator):
     assert beside.height == bare.height and beside.width > bare.width
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(2, 5, 8, 8), torch.zeros(3), [], torch.zeros(2, 1, 4, 4).long()])
+RAGGED = [torch.zeros(1, 4, 4), torch.zeros(1, 4, 5)]
+TENSORS = [torch.zeros(2, 5, 8, 8), torch.zeros(3), torch.zeros(2, 1, 4, 4).long()]
+
+
+@pytest.mark.parametrize("wrong", [*TENSORS, [], None, "a", {"a": 1}, ["a"], [None], RAGGED, [[[1, 2], [3]]]])
 def test_what_is_no_image_is_told(wrong):
     with pytest.raises(UserError, match="These are no images"):
         show(wrong)
