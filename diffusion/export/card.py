@@ -22,6 +22,7 @@ DATA_SETS = {
     "kmnist": (None, "cc-by-sa-4.0", "Kuzushiji-MNIST"),
     "cifar10": ("uoft-cs/cifar10", None, "CIFAR-10"),
 }
+PLACE = re.compile(r"""=[\["']*(/|~|[A-Za-z]:[\\/])""")  # a value that begins as a path of a machine
 TOLD = (  # of the scores: key, name, digits, factor
     ("fid", "FID", 3, 1),
     ("kid", "KID × 1000", 2, 1000),
@@ -128,6 +129,7 @@ def training(model: Trained) -> str:
         return table
     private = ("data.", "output_dir", "hydra.", "checkpoint", "resume", "features.", "trust")
     words = [str(each) for each in given if not str(each).lstrip("+").startswith(private)]
+    words = [word for word in words if not PLACE.search(word)]
     shown = [shlex.quote(word) for word in words if "`" not in word and word.isprintable()]  # within a fence
     return f"```bash\n{' '.join(['python train.py', *shown])}\n```\n\n{table}"
 

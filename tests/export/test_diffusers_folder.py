@@ -120,7 +120,12 @@ def test_the_card(tmp_path):
     scored = dict.fromkeys(("fid", "kid", "inception_score", "precision", "recall", "coverage", "accuracy"), 0.5)
     protocol = {"scorer": "classifier trained on fashion_mnist", "images": "averaged", "floor": "1000 test images"}
     found = {"status": "finished", "step": 3, "n": 1000, **scored, "real": {**scored, "fid": 0.2}, "protocol": protocol}
-    found["overrides"] = ["ema=none", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}"]
+    found["overrides"] = [
+        "ema=none",
+        f"data.root={tmp_path}",
+        f"hydra.run.dir={tmp_path}",
+        f"a.b=['{tmp_path}']",
+    ]
     model.scores = ScoreTable(found)
     folder = model.export(tmp_path / "folder", to="diffusers")
     text = (folder / "README.md").read_text(encoding="utf-8")
