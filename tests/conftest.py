@@ -30,6 +30,7 @@ from diffusion.denoiser import Estimate, Estimator
 
 ROOT = Path(__file__).parent.parent
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
 CACHE = tempfile.mkdtemp(prefix="simple-diffusion-")  # of real images' features, computed once for all tests
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 # TensorBoard reads files in the order of their names: second, process, number. In one process .10 would come before .9.
@@ -37,12 +38,16 @@ event_file_writer._global_uid = event_file_writer.AtomicCounter(100_000)
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need the full Fashion-MNIST skip where it is missing; in CI they run and fail there."""
-    if FULL_DATA.is_dir() or os.environ.get("CI"):
-        return
-    for item in items:
-        if "full_data" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="the full Fashion-MNIST is not installed (dataset-fashion-mnist)"))
+    """Tests that need the full Fashion-MNIST or a browser skip where it is missing; in CI they run and fail there."""
+    missing = {}
+    if not FULL_DATA.is_dir():
+        missing["full_data"] = "the full Fashion-MNIST is not installed (dataset-fashion-mnist)"
+    if shutil.which(CHROMIUM) is None:
+        missing["browser"] = "no Chromium is installed"
+    for marker, reason in () if os.environ.get("CI") else missing.items():
+        for item in items:
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

@@ -89,6 +89,20 @@ def own_part(name: str, key: str) -> Any:
     return target
 
 
+def check_ours(target: Any, key: str, name: str) -> None:
+    """Raise `UserError` for what is of this package but no option: a helper, or a base that leaves its methods open."""
+    said = f"{key}._target_={name}"
+    if inspect.isclass(target) and any(leaves_open(method) for method in vars(target).values()):
+        raise UserError(f"{said} is not allowed: it is what the options of {key} have in common, and none itself.")
+    if key in BASES and name != "diffusion.evaluation.features.automatic.automatic":  # which chooses one of them
+        check_kind(target, key, f"{said} is not allowed: it")
+
+
+def leaves_open(method: Any) -> bool:
+    """Whether a method is left to the classes that derive from its own."""
+    return "NotImplementedError" in getattr(getattr(method, "__code__", None), "co_names", ())
+
+
 def check_kind(target: Any, key: str, said: str) -> None:
     """Raise `UserError` unless this is a class that derives from a base of the group, or for data a function."""
     try:

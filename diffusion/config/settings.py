@@ -77,9 +77,9 @@ def allowed_target(name: str, key: str) -> Any:
     if home is None:
         raise UserError(f"{key} is no group of settings that could have a _target_.")
     if trust.covering(name) is not None:
-        from diffusion.config.own_parts import own_part  # here, because it needs torch
+        from diffusion.config import own_parts  # here, because it needs torch
 
-        return own_part(name, key)
+        return own_parts.own_part(name, key)
     if trust.foreign(name):
         asked = ",".join([*trust.modules(), name.rpartition(".")[0]])
         raise UserError(
@@ -103,6 +103,10 @@ def allowed_target(name: str, key: str) -> Any:
             raise refused
     elif not callable(target) or not f"{getattr(target, '__module__', None)}.".startswith(f"{home}."):
         raise refused
+    else:
+        from diffusion.config import own_parts
+
+        own_parts.check_ours(target, key, name)
     return target
 
 

@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     from diffusion.system import ranks
 
     settings.check_top_level(cfg, SETTINGS)
-    form, weights = formats.chosen(cfg.to, cfg.weights)
+    form, weights = formats.chosen(cfg.to, cfg.weights, None if cfg.path is None else Path(cfg.path))
     path = Path(cfg.output_dir) / form.name if cfg.path is None else Path(cfg.path)
     file = checkpoint.find(cfg.checkpoint)
     model = load(

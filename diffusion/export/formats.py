@@ -30,11 +30,14 @@ FORMATS = {
 }
 
 
-def chosen(to: str | None, weights: str | None) -> tuple[Format, str]:
+def chosen(to: str | None, weights: str | None, path: Path | None = None) -> tuple[Format, str]:
     """The format of a name, and how it holds the weights.
 
+    Args:
+        path: where it is to be written; None is not known yet.
+
     Raises:
-        UserError: there is no such format, or it cannot hold them so.
+        UserError: there is no such format, it cannot hold them so, or the path is not one for it.
     """
     if to not in FORMATS:
         raise UserError(f"to={'null' if to is None else to} must be one of {', '.join(FORMATS)}.")
@@ -44,17 +47,18 @@ def chosen(to: str | None, weights: str | None) -> tuple[Format, str]:
             raise UserError(f"weights={weights} must be one of {', '.join(found.weights)}.")
         others = " or ".join(f"to={name}" for name, other in FORMATS.items() if weights in other.weights)
         raise UserError(f"weights={weights} cannot be used with to={to}: leave it out, or choose {others}.")
+    suffix = Path(found.name).suffix
+    if path is not None and suffix and path.suffix != suffix:
+        example = path.with_suffix(suffix) if path.name else found.name
+        raise UserError(f"path={path} must end in {suffix} for to={to}, for example {example}.")
+    if path is not None and suffix and path.is_dir():
+        raise UserError(f"path={path} is a folder: give the name of a file.")
     return found, weights or found.weights[0]
 
 
 def export(model: Trained, path: Path, to: str, weights: str | None = None) -> Path:
     """Write a model in another form; arguments and errors as in `diffusion.model.Model.export`."""
-    found, weights = chosen(to, weights)
-    suffix = Path(found.name).suffix
-    if path.suffix != suffix and suffix:
-        raise UserError(f"path={path} must end in {suffix} for to={to}, for example {path.with_suffix(suffix)}.")
-    if suffix and path.is_dir():
-        raise UserError(f"path={path} is a folder: give the name of a file.")
+    found, weights = chosen(to, weights, path)
     write = getattr(import_module(f"diffusion.export.{found.module}"), f"export_{to}")
     write(model, path, weights)
     return path

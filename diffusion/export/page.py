@@ -33,15 +33,13 @@ def export_page(model: Trained, path: Path, weights: str = "int8") -> None:
 
     Args:
         model: a trained model whose network is a `diffusion.networks.unet.UNet`.
-        path: the file to write; its name ends in .html.
+        path: the file to write.
         weights: how they are stored: "fp32", "fp16" or "int8".
 
     Raises:
         UserError: the model cannot be exported so, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"path={path} cannot hold the page: give a name that ends in .html.")
     text = page(model.image_model, model.config, weights)
     try:
         with replacing(path) as temporary:

@@ -1,5 +1,6 @@
 """What the page that draws knows of a model besides its weights: images, classes, guidance, samplers, noise levels."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +11,15 @@ from diffusion import sampler as samplers
 from diffusion.data.shapes import pair, sides
 from diffusion.denoiser import Denoiser
 from diffusion.drawing.image_model import ImageModel
-from diffusion.guidance import Autoguidance
+from diffusion.guidance import Autoguidance, Automatic, ClassifierFree, Guidance, Unconditional
 from diffusion.networks.unet import UNet
 from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, Sampler, UniPC
 from diffusion.schedule import levels_at
 from diffusion.system.errors import UserError
 
+log = logging.getLogger("diffusion")
 STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 40, 50, 75, 100, 150, 250)
-MOST_STEPS = 1000  # of a run's own sampler, if it is to be the choice at the start
+MOST_STEPS = 250  # of a run's own sampler at the start, so that it draws within seconds
 NOTES = {
     "DDIM": "Always the same image from the same noise; one evaluation a step.",
     "DDPM": "Fresh noise after each step; wants many of them.",
@@ -48,10 +50,33 @@ def network_of(denoiser: Denoiser) -> UNet:
     return network
 
 
+def guidance_of(model: ImageModel) -> ClassifierFree | Unconditional:
+    """The guidance of a model as the page can do it.
+
+    Raises:
+        UserError: it is of the user's own.
+    """
+    guidance: Guidance = model.guidance
+    if isinstance(guidance, Autoguidance):
+        log.warning("The page leaves out the guidance by %s: it follows the labels as they are.", guidance.name)
+        guidance = model.unguided().guidance
+    if type(guidance) not in (ClassifierFree, Automatic, Unconditional):
+        kind = f"{type(guidance).__module__}.{type(guidance).__qualname__}"
+        raise UserError(
+            f"to=page cannot draw with the guidance {kind}, which is not of this package: take to=onnx, which "
+            "holds the network without guidance, or a run with guidance=classifier_free or none."
+        )
+    assert isinstance(guidance, ClassifierFree | Unconditional)
+    return guidance
+
+
 def own_sampler(settings: Mapping[str, Any]) -> Sampler:
     """The run's own sampler, by its node in the config, in at most `MOST_STEPS`; UniPC where it is none of ours."""
-    place, _, kind = str(settings.get("_target_", "")).rpartition(".")
-    if not place.startswith("diffusion.sampler") or kind not in samplers.__all__:
+    name = str(settings.get("_target_", ""))
+    place, _, kind = name.rpartition(".")
+    if not f"{place}.".startswith("diffusion.sampler.") or kind not in samplers.__all__:
+        if name:
+            log.warning("The page does not know the run's sampler, %s: it starts with UniPC.", name)
         return UniPC()
     sampler = getattr(samplers, kind)(**{name: value for name, value in settings.items() if name != "_target_"})
     sampler.steps = min(sampler.steps, MOST_STEPS)
@@ -106,10 +131,7 @@ def description(model: ImageModel, own: Sampler) -> dict[str, Any]:
         model: draws the images.
         own: the run's own sampler.
     """
-    denoiser, image = model.denoiser, model.image
-    # A weaker model stays at home: without it, the labels are followed as they are.
-    guidance = model.unguided().guidance if isinstance(model.guidance, Autoguidance) else model.guidance
-    assert not isinstance(guidance, Autoguidance)
+    denoiser, image, guidance = model.denoiser, model.image, guidance_of(model)
     network = network_of(denoiser)
     attention: Any = network.middle[0].attention
     labelled = guidance.conditional and network.num_classes > 0

@@ -1,8 +1,11 @@
 """From config to objects: what is wrong is told in one sentence with the name of the setting."""
 
+import re
+
 import pytest
 import torch
 from config_helpers import tiny_config
+from conftest import ROOT
 from omegaconf import OmegaConf
 
 from diffusion.config import build, settings, starting, trained, training_run
@@ -80,6 +83,54 @@ def test_an_optimizer_is_a_class_of_that_kind(name):
 def test_what_options_have_in_common_is_no_option():
     with pytest.raises(UserError, match=r"guidance\._target_=diffusion\.guidance\._Scaled is not allowed"):
         settings.allowed_target("diffusion.guidance._Scaled", "guidance")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sampler.Sampler",
+        "sampler.base.Sampler",
+        "schedule.Schedule",
+        "schedule.DiscreteSchedule",
+        "objective.Objective",
+        "loss.Weighted",
+        "timesteps.Timesteps",
+        "tasks.Task",
+        "evaluation.features.base.Features",
+    ],
+)
+def test_a_base_that_leaves_its_methods_open_is_no_option(name):
+    (key, *_) = (key for key, home in settings.HOMES.items() if f"diffusion.{name}".startswith(f"{home}."))
+    with pytest.raises(UserError, match=rf"{key}\._target_=diffusion\.{name} is not allowed: it is what .* in common"):
+        settings.allowed_target(f"diffusion.{name}", key)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("sampler", "diffusion.sampler.base.Conditions"),
+        ("sampler", "diffusion.sampler.base.out_of_memory"),
+        ("features", "diffusion.evaluation.features.module.import_name"),
+        ("ema", "diffusion.ema.post_hoc"),
+        ("data", "diffusion.data.datasets.read_idx"),
+        ("guidance", "diffusion.guidance.Autoguidance"),
+    ],
+)
+def test_a_helper_is_no_option(key, name):
+    with pytest.raises(UserError, match=r"_target_=.* is not allowed: it must be a"):
+        settings.allowed_target(name, key)
+
+
+def test_every_option_is_allowed():
+    """Those of conf/; the features of a network of one's own have a _target_ that must be given."""
+    groups = {"preview": "sampler"}
+    found = 0
+    for key in settings.HOMES:
+        for file in (ROOT / "conf" / groups.get(key, key)).glob("*.yaml"):
+            name = re.search(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.M)
+            if name is not None:
+                found += callable(settings.allowed_target(name[1], key))
+    assert found > 50
 
 
 def test_what_must_be_given_is_asked_for():

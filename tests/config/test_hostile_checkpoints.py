@@ -108,6 +108,9 @@ HOSTILE = {
     "a target that loads": lambda path, good: torch.save(
         with_config(good, schedule={"_target_": "torch.load", "f": "x"}), path
     ),
+    "a sampler without steps": lambda path, good: torch.save(
+        with_config(good, sampler={"_target_": "diffusion.sampler.Sampler", "steps": 3}), path
+    ),
     "a target that is the owner's": lambda path, good: torch.save(
         with_config(good, model={"_target_": "my_parts.Net", "width": 8}), path
     ),
@@ -214,6 +217,7 @@ REASONS = {
     "its config holds an interpolation": ("the environment",),
     "model._target_=os.system is not allowed": ("a target of the system",),
     "model._target_=diffusion.data.datasets.known.gzip.open is not allowed": ("a target through our imports",),
+    "sampler._target_=diffusion.sampler.Sampler is not allowed: it is what": ("a sampler without steps",),
     "model._target_=my_parts.Net is code of yours": ("a target that is the owner's",),
     "model._target_=os.system is not allowed: it must be": ("a target with trust of its own",),
     "its own_parts are no names of modules": ("own parts that are none",),

@@ -7,14 +7,13 @@ import subprocess
 
 import pytest
 import torch
+from conftest import CHROMIUM
 
 from diffusion.data.images import Images
 from diffusion.evaluation.document import markdown_table
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.report import comparison, summary, write_report
 from diffusion.evaluation.seeds import over_seeds
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,6 @@ def test_cells_cannot_break_a_table():
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser(scorer, mini, tmp_path):
     images = mini.test.subset(torch.arange(400))
     scores = scorer.score(images, "<b>not markup</b>")

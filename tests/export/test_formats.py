@@ -1,5 +1,7 @@
 """Which form holds what, said in one sentence where it does not."""
 
+from pathlib import Path
+
 import pytest
 from conftest import same
 from models import SMALL, untrained
@@ -20,6 +22,17 @@ def test_the_usual_weights():
     assert formats.chosen("onnx", "int8")[1] == "int8"
 
 
+def test_the_path_is_looked_at_before_there_is_a_model(tmp_path):
+    with pytest.raises(UserError, match=r"path=x\.htm must end in \.html for to=page, for example x\.html\."):
+        formats.chosen("page", None, Path("x.htm"))
+    with pytest.raises(UserError, match=r"path=\. must end in \.html for to=page, for example model\.html\."):
+        formats.chosen("page", None, Path())
+    (tmp_path / "a.html").mkdir()
+    with pytest.raises(UserError, match="is a folder: give the name of a file"):
+        formats.chosen("page", None, tmp_path / "a.html")
+    assert formats.chosen("diffusers", None, Path("any.name"))[1] == "fp32"
+
+
 @pytest.mark.parametrize(
     ("path", "to", "weights", "message"),
     [
@@ -29,6 +42,7 @@ def test_the_usual_weights():
         ("a", "diffusers", "int8", "weights=int8 cannot be used with to=diffusers.* choose to=onnx or to=page"),
         ("a.bin", "onnx", None, r"must end in \.onnx for to=onnx, for example .*a\.onnx"),
         ("", "safetensors", None, r"must end in \.safetensors"),
+        ("a.pdf", "page", None, r"must end in \.html for to=page, for example .*a\.html"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(model, tmp_path, path, to, weights, message):

@@ -16,9 +16,9 @@ from safetensors.numpy import load
 from diffusion.denoiser import Denoiser
 from diffusion.drawing.image_model import ImageModel
 from diffusion.export.page import PARTS, export_page, page
-from diffusion.export.page_model import levels, offered, own_sampler, tables
+from diffusion.export.page_model import guidance_of, levels, offered, own_sampler, tables
 from diffusion.export.page_weights import stored
-from diffusion.guidance import Autoguidance, ClassifierFree, Unconditional
+from diffusion.guidance import Autoguidance, Automatic, ClassifierFree, Unconditional
 from diffusion.networks.dit import DiT
 from diffusion.networks.unet import UNet
 from diffusion.objective import EDM, X0, Epsilon, V
@@ -154,7 +154,7 @@ def test_the_quickstart_s_page_is_small():
     assert len(page(model(network).image_model, {}, "int8")) < 2.5e6
 
 
-@pytest.mark.parametrize("kind", ["dit", "subclass", "weights", "narrow", "suffix", "folder"])
+@pytest.mark.parametrize("kind", ["dit", "subclass", "weights", "narrow", "folder"])
 def test_what_cannot_be_exported_is_said_in_a_sentence(kind, tmp_path):
     class Own(UNet):
         pass
@@ -167,10 +167,9 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(kind, tmp_path):
     }
     words = {
         "weights": "weights=int4 must be one of fp32, fp16, int8",
-        "suffix": "ends in .html",
         "narrow": "model.width=2",
     }
-    path = tmp_path / ("model.pdf" if kind == "suffix" else "model.html")
+    path = tmp_path / "model.html"
     if kind == "folder":
         path.mkdir()
     network = networks[kind]() if kind in networks else None
@@ -190,8 +189,29 @@ def test_samplers_that_are_offered():
     assert [row["name"] for row in offered(Consistency(), denoiser, False)] == ["Consistency"]
     noisy = Denoiser(plain.network(), Cosine(), Epsilon())
     assert [offered(UniPC(12), each, False)[0]["clip"] for each in (denoiser, noisy)] == [False, True]
+    assert own_sampler({"_target_": "diffusion.sampler.DDIM", "steps": 5000}).steps == 250
+
+
+def test_what_the_page_draws_otherwise_is_said(caplog):
+    """A sampler of the user's own, and a weaker model that stays at home; a guidance of the user's own is refused."""
     assert own_sampler({"_target_": "my_parts.DDIM", "steps": 3}).describe() == UniPC().describe()
-    assert own_sampler({"_target_": "diffusion.sampler.DDIM", "steps": 5000}).steps == 1000
+    assert caplog.messages[-1] == "The page does not know the run's sampler, my_parts.DDIM: it starts with UniPC."
+    weaker = Autoguidance(weaker=None, conditional=True, name="a small one", scale=3.0)
+    assert guidance_of(model(guidance=weaker).image_model).scale == 1
+    assert "leaves out the guidance by a small one" in caplog.messages[-1]
+    own_sampler(SAMPLER), own_sampler({})
+    for known in (ClassifierFree(scale=2.0), Automatic(scale=2.0), Unconditional()):
+        assert guidance_of(model(guidance=known).image_model) is known
+    assert len(caplog.messages) == 2
+
+
+def test_a_guidance_of_the_user_s_own_is_refused(tmp_path):
+    class Mine(ClassifierFree):
+        pass
+
+    with pytest.raises(UserError, match=r"to=page cannot draw with the guidance .*Mine, which is not of this package"):
+        export_page(model(guidance=Mine(scale=2.0)), tmp_path / "model.html")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The page that draws, opened from the disk in headless Chromium: its pixels against PyTorch's from the same noise."""
 
 import json
-import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +10,7 @@ import numpy as np
 import plain
 import pytest
 import torch
+from conftest import CHROMIUM
 
 from diffusion.denoiser import Denoiser
 from diffusion.drawing.image_model import ImageModel
@@ -23,8 +23,7 @@ from diffusion.schedule import EDM as Exploding
 from diffusion.schedule import Cosine, Flow, Linear
 from diffusion.system.device import Device
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = pytest.mark.browser
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 GREY = {"size": 28, "channels": 1, "padding": 0}
 GUIDED = ClassifierFree(scale=2.25, interval=[0.0, 2.9])
@@ -65,6 +64,73 @@ CASES = {
         {}, (Cosine(), V()), ClassifierFree(scale=1.0), Consistency(3), [1], width=4, groups=2, head_width=4
     ),
 }  # fmt: skip
+
+# All in a function, as the page has its own names. A page that fails waits no longer, and tells what is seen then.
+WAIT = """
+const deadline = performance.now() + 60000;
+const pause = () => new Promise((go) => setTimeout(go, 20));
+const until = async (met) => { while (!met() && performance.now() < deadline) await pause(); };
+const drawn = () => until(() => !element("save").disabled);
+const tell = (found) => parent.postMessage({ name: NAME, ...found }, "*");
+"""
+
+# What a person does; it tells what is seen after each, and at last what diffusion.draw gives for the same.
+PERSON = """
+const type = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const change = (id, value) => {
+  element(id).value = value;
+  for (const kind of ["input", "change"]) element(id).dispatchEvent(new Event(kind, { bubbles: true }));
+};
+const seen = {};
+const look = (name) => {
+  const { width, height } = element("x_0");
+  const pixels = [...element("x_0").getContext("2d").getImageData(0, 0, width, height).data];
+  const [status, step] = ["status", "step"].map((id) => element(id).textContent);
+  seen[name] = { status, step, frames: stage.frames.length, at: stage.at, size: [height, width], pixels };
+};
+await drawn(); look("at first");
+type("1"); await drawn(); look("1");
+type("ArrowLeft"); type("ArrowLeft"); look("ArrowLeft");
+change("sampler", "DDIM"); await drawn(); look("sampler");
+change("steps", about.steps.indexOf(3)); await drawn(); look("steps");
+change("seed", 7); await drawn(); look("seed");
+type("g"); await drawn(); look("g");
+const own = { scale: about.guidance.scale, seed: 0, sampler: about.samplers[0].name, steps: about.samplers[0].steps };
+const few = { ...own, sampler: "DDIM", steps: 3 };
+const asked = {
+  "at first": { ...own, labels: [0] }, 1: { ...own, labels: [1] }, sampler: { ...few, labels: [1], steps: 20 },
+  steps: { ...few, labels: [1] }, seed: { ...few, labels: [1], seed: 7 }, g: { ...few, labels: [0, 1, 2], seed: 7 },
+};
+const programs = {};
+for (const [name, request] of Object.entries(asked)) {
+  programs[name] = await diffusion.draw(request).then((images) => images.map((image) => [...image]), String);
+}
+tell({ seen, programs });
+"""
+
+# Programs that take the place of the page's drawing and of each other's, and a person who takes theirs.
+PROGRAMS = """
+const look = () => [element("status").textContent, stage.frames.length];
+const told = (drawing) => drawing.then((images) => images.length, (error) => error.message);
+await drawn();
+choose(1);
+const [before] = look();
+const requests = [{ steps: 6 }, { steps: 11 }, { steps: 4 }];
+const programs = await Promise.all(requests.map((each) => told(diffusion.draw(each))));
+await drawn();
+const after = look();
+const last = diffusion.draw({ steps: 250 });
+choose(0);
+programs.push(await told(last));
+await drawn();
+tell({ before, programs, after, at_last: look() });
+"""
+
+ACTIONS = {  # name → the case, the script and what stands behind the address
+    "a person": ("colours, patch 1, not square", PERSON, ""),
+    "programs": ("like unet_light", PROGRAMS, ""),
+    "programs without a worker": ("like unet_light", PROGRAMS, "#no-worker"),
+}
 
 LACKS = {  # what an old browser lacks → a script that takes it away
     "DecompressionStream": "delete window.DecompressionStream",
@@ -134,6 +200,12 @@ def made_page(path, made, script, head=""):
     path.write_text(text.replace("<head>", f"<head><script>{head}</script>"), encoding="utf-8")
 
 
+def in_page(script, name):
+    """A script that waits for its page and tells the outer one what it found, or how it failed."""
+    failed = f"parent.postMessage({{name: {json.dumps(name)}, error: String(error)}}, '*')"
+    return f"(async () => {{{WAIT}{script}}})().catch((error) => {failed});".replace("NAME", json.dumps(name))
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """name → what its page says of itself, with PyTorch's images; all pages side by side in one, of a phone's width."""
@@ -154,9 +226,13 @@ def answers(tmp_path_factory):
         # One without a worker: there the page itself evaluates the network.
         frames.append(f"{number}.html{'#no-worker' if number == 1 else ''}")
     for number, (lack, script) in enumerate(LACKS.items()):
-        tell = f"parent.postMessage({{name: {json.dumps(lack)}, text: document.body.innerText}}, '*')"
+        told = f"{{name: {json.dumps(lack)}, drawing, text: document.body.innerText}}"
+        tell = f"diffusion.draw({{}}).catch(String).then((drawing) => parent.postMessage({told}, '*'))"
         made_page(folder / f"old{number}.html", CASES["like unet_light"], tell, script)
         frames.append(f"old{number}.html")
+    for number, (name, (kind, script, way)) in enumerate(ACTIONS.items()):
+        made_page(folder / f"used{number}.html", CASES[kind], in_page(script, name))
+        frames.append(f"used{number}.html{way}")
     outer = folder / "all.html"
     outer.write_text(
         "<!doctype html><script>addEventListener('message', ({data}) => fetch('http://127.0.0.1:' + "
@@ -165,6 +241,8 @@ def answers(tmp_path_factory):
         encoding="utf-8",
     )
     told = {each["name"]: each for each in seen_by_a_browser(outer, folder, len(frames))}
+    missing = {*CASES, *LACKS, *ACTIONS} - told.keys()
+    assert not missing, f"these pages said nothing in time: {', '.join(sorted(missing))}"
     return {**told, **{name: {**told[name], "expected": images} for name, images in expected.items()}}
 
 
@@ -193,3 +271,48 @@ def test_the_form_has_what_the_model_has(answers):
 def test_an_old_browser_gets_a_sentence(answers, lack):
     text = answers[lack]["text"]
     assert f"too old to draw here, as it lacks {lack}: open the page in" in text and "Guidance" not in text
+
+
+def test_a_person_sees_what_was_chosen(answers):
+    """Number of moments, words, and the pixels of the picture: those that a program gets for the same."""
+    assert "error" not in answers["a person"], answers["a person"]
+    seen, programs = answers["a person"]["seen"], answers["a person"]["programs"]
+    words = {
+        name: (each["frames"], each["step"], each["status"].partition(" of the network")[0])
+        for name, each in seen.items()
+    }
+    first, second = "<b>0</b>, seed 0: 16 evaluations", "<b>1</b>, seed 0: 16 evaluations"
+    assert words == {
+        "at first": (9, "The image", first),
+        "1": (9, "The image", second),
+        "ArrowLeft": (9, "Step 7 of 8", second),
+        "sampler": (21, "The image", "<b>1</b>, seed 0: 40 evaluations"),
+        "steps": (4, "The image", "<b>1</b>, seed 0: 6 evaluations"),
+        "seed": (4, "The image", "<b>1</b>, seed 7: 6 evaluations"),
+        "g": (4, "The image", "One of each, seed 7: 18 evaluations"),
+    }
+    assert seen["ArrowLeft"]["at"] == 6 and seen["ArrowLeft"]["pixels"] != seen["1"]["pixels"]
+    for name, images in programs.items():
+        (height, width), shown = (12, 20), np.array(seen[name]["pixels"]).reshape(*seen[name]["size"], 4)
+        assert shown.shape == ((25, 41, 4) if name == "g" else (12, 20, 4))  # three lie in two rows, a pixel apart
+        for number, image in enumerate(images):
+            top, left = number // 2 * (height + 1), number % 2 * (width + 1)
+            expected = np.array(image).reshape(3, height, width).transpose(1, 2, 0)
+            assert np.array_equal(shown[top : top + height, left : left + width, :3], expected) and expected.std() > 5
+    assert len({str(images) for images in programs.values()}) == len(programs)  # each choice changes the image
+
+
+@pytest.mark.parametrize("name", ["programs", "programs without a worker"])
+def test_every_drawing_ends_and_the_page_goes_on_with_its_own(answers, name):
+    told, gave_way = answers[name], "another drawing was asked for"
+    assert "error" not in told, told
+    assert told["before"] == "<b>1</b>, seed 0: drawing …"
+    first, wrong, third, last = told["programs"]
+    assert (first, third, last) == (gave_way, 1, gave_way) and wrong.startswith("steps=11 must be one of 1, 2, 3")
+    for label, (status, frames) in enumerate([told["at_last"], told["after"]]):
+        assert status.startswith(f"<b>{label}</b>, seed 0: ") and "evaluations of the network" in status and frames == 7
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_an_old_browser_tells_programs_too(answers, lack):
+    assert answers[lack]["drawing"] == f"Error: this browser lacks {lack}"

@@ -42,6 +42,7 @@ def test_without_a_path_it_lies_in_the_folder_of_this_command(to, name, trained,
         (["to=onnx"], "checkpoint must be given"),
         (["checkpoint=latest", "to=onnx"], "there is no run under outputs/ yet"),
         (["checkpoint=x"], "to=null must be one of onnx, diffusers, safetensors, page."),
+        (["checkpoint=x", "to=page", "path=x.htm"], "path=x.htm must end in .html for to=page, for example x.html."),
         (["checkpoint=x", "to=onnx", "weigths=int8"], "Unknown setting 'weigths': did you mean 'weights'?"),
         (["checkpoint=x", "to=onnx", "model.width=8"], "it comes from the checkpoint"),
     ],
@@ -54,3 +55,4 @@ def test_what_is_wrong_is_one_sentence(arguments, message, tmp_path):
 def test_help(tmp_path):
     text = command(tmp_path, "--help")
     assert "Simple Diffusion, python -m diffusion.export" in text and "weights: null" in text
+    assert "objective" not in text and "train.py" not in text  # nothing of what a checkpoint settles

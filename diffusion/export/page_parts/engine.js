@@ -58,7 +58,7 @@ class Engine {
   }
 
   /**
-   * Draw some images, step by step, until they are done or another drawing is asked for.
+   * Draw some images, step by step, until they are done; it throws when another drawing is asked for meanwhile.
    *
    * Images of a seed begin with one noise where they have labels, and each with its own where they have none.
    *
@@ -69,11 +69,11 @@ class Engine {
    *     bytes of each image; and at last with {id, done: true, images, evaluations, seconds}.
    */
   async draw({ id, labels, steps, sampler, scale, seed, noise }, tell) {
+    const levels = this.levels.get(steps);
+    if (!levels) throw new Error(`steps=${steps} must be one of ${this.about.steps.join(", ")}`);
     this.current = id;
     this.evaluations = 0;
     let busy = 0;
-    const levels = this.levels.get(steps);
-    if (!levels) throw new Error(`steps=${steps} must be one of ${this.about.steps.join(", ")}`);
     const drawings = labels.map((label, i) => {
       const random = new Random(seed, label === null ? i : 0);
       let used = 0;
@@ -88,7 +88,7 @@ class Engine {
         found.push(drawing.next().value);
         busy += performance.now() - start;
         await pause();
-        if (this.current !== id) return;
+        if (this.current !== id) throw new Error("another drawing was asked for");
       }
       if (step === steps) {
         const images = found.map((x) => this.bytes(x));

@@ -5,10 +5,13 @@ const element = (id) => document.getElementById(id);
 const about = JSON.parse(part("about"));
 const { classes } = about.image;
 const MOST = 36; // images at once
+const GAVE_WAY = "another drawing was asked for"; // as the engine says it
 const SEVERAL = classes.length ? Math.min(classes.length, MOST) : 9;
 const waiting = new Map(); // drawings that programs have asked for, by their numbers
 let send = () => {};
 let ready = false;
+let broken = ""; // why nothing can be drawn any more
+let owed = true; // the page's own drawing has not been begun, or gave way to a program's
 let shown = 0; // the number of the drawing that is seen
 let numbered = 0;
 let movedScale = !Array.isArray(about.guidance.scale); // one scale for each class, until the slider is moved
@@ -48,6 +51,7 @@ function draw() {
   if (!ready) return;
   const request = { id: ++numbered, ...chosen() };
   shown = request.id;
+  owed = false;
   stage.begin(request.labels.length, request.steps);
   stage.name = named(request);
   element("status").textContent = `${stage.name}: drawing …`;
@@ -60,22 +64,47 @@ function newSeed() {
   draw();
 }
 
-function hear(message) {
-  if (message.failed && waiting.has(message.id)) {
-    waiting.get(message.id).reject(new Error(message.failed));
-    waiting.delete(message.id);
-  } else if (message.failed) {
+/** Draw what the page itself still owes, once no program waits for a drawing. */
+function settle() {
+  if (owed && !waiting.size) draw();
+}
+
+/** Nothing can be drawn any more: tell all who wait. */
+function breakDown(reason) {
+  broken = reason;
+  for (const { reject } of waiting.values()) reject(new Error(reason));
+  waiting.clear();
+}
+
+/** A drawing that nobody waits for any more fails unseen. */
+function hearFailure({ id, failed }) {
+  if (waiting.has(id)) {
+    waiting.get(id).reject(new Error(failed));
+    waiting.delete(id);
+    settle();
+  } else if (id === shown && failed === GAVE_WAY) {
+    owed = true;
+    settle();
+  } else if (id === shown || id === undefined) {
+    if (id === undefined) breakDown(failed); // the engine itself
     element("status").textContent = ready
-      ? `The drawing failed (${message.failed}): load the page again.`
-      : `The network cannot be unpacked (${message.failed}): this file may not be whole.`;
+      ? `The drawing failed (${failed}): load the page again.`
+      : `The network cannot be unpacked (${failed}): this file may not be whole.`;
+  }
+}
+
+function hear(message) {
+  if (message.failed) {
+    hearFailure(message);
   } else if (message.ready) {
     ready = true;
     for (const { message: asked } of waiting.values()) send({ draw: asked });
-    if (!waiting.size) draw();
+    settle();
   } else if (waiting.has(message.id)) {
     if (!message.done) return;
     waiting.get(message.id).resolve(message.images);
     waiting.delete(message.id);
+    settle();
   } else if (message.id === shown && message.done) {
     stage.add({ t: 0, alpha: 1, sigma: 0, x_t: message.images, x_0: message.images });
     const { seconds, evaluations } = message;
@@ -194,21 +223,23 @@ function listen() {
 /**
  * For programs, one drawing after another: `await diffusion.draw({labels: [3], sampler: "DDIM", steps: 10})` gives the
  * bytes of each image, (C, H, W). What is left out is as in the form; `noise` holds an array for each image, with all the
- * numbers that it needs.
+ * numbers that it needs. A drawing that is asked for while one goes on takes its place, and the earlier one is rejected.
  */
 window.diffusion = {
   about,
   draw: (request) =>
     new Promise((resolve, reject) => {
+      if (broken) throw new Error(broken);
       const message = { ...chosen(), ...request, id: ++numbered };
       message.sampler = about.samplers.find(({ name }) => name === message.sampler) ?? message.sampler;
-      waiting.set(message.id, { message, resolve, reject });
       if (ready) send({ draw: message });
+      waiting.set(message.id, { message, resolve, reject });
     }),
 };
 
 if (lacking()) {
   refuse(`, as it lacks ${lacking()}`);
+  breakDown(`this browser lacks ${lacking()}`);
 } else {
   furnish();
   listen();
