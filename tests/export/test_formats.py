@@ -51,7 +51,7 @@ def test_what_is_wrong_is_one_sentence(model, tmp_path, path, to, weights, messa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["file/a.safetensors", "a\0.safetensors"])
+@pytest.mark.parametrize("place", ["file/a.safetensors", "a\0.safetensors", "a" * 300 + ".safetensors"])
 def test_a_place_that_cannot_be_written_is_one_sentence_too(model, tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be written"):
