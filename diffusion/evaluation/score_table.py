@@ -1,11 +1,26 @@
 """Scores for people in Python: a dictionary that shows itself as a small table, beside real images and noise."""
 
 import html
+import logging
+import math
 from typing import Any
 
 from diffusion.evaluation.report import METRICS, SHORT, Metric, number, value_of
 from diffusion.evaluation.scale import in_short
 from diffusion.records.results import Scores
+
+log = logging.getLogger("diffusion")
+NUMBERS = ("n", "fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "accuracy")
+
+
+def in_numbers(scores: Scores) -> bool:
+    """Whether the main scores are finite numbers or missing, and n is a whole one.
+
+    Raises:
+        OverflowError: a number is larger than any of Python's floats.
+    """
+    found = [scores.get(key) for key in NUMBERS]
+    return type(found[0]) is int and all(type(x) in (int, float) and math.isfinite(x) for x in found if x is not None)
 
 
 class ScoreTable(dict[str, Any]):
@@ -21,10 +36,12 @@ class ScoreTable(dict[str, Any]):
             return None
         table = cls(found)
         try:
-            repr(table)
-        except (LookupError, TypeError, ValueError, AttributeError):  # the file is not as it was written
-            return None
-        return table
+            whole = in_numbers(table) and in_numbers(table["real"]) and bool(repr(table) and table._repr_html_())
+        except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError):
+            whole = False
+        if not whole:
+            log.warning("The metrics.json beside this model is not as it was written: its scores are left out.")
+        return table if whole else None
 
     def metrics(self) -> list[Metric]:
         """The main scores that these images have."""

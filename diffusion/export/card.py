@@ -4,7 +4,9 @@ Scores stand beside those of real images, and say whose features they are of: an
 InceptionV3.
 """
 
+import html
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +22,7 @@ DATA_SETS = {
     "kmnist": (None, "cc-by-sa-4.0", "Kuzushiji-MNIST"),
     "cifar10": ("uoft-cs/cifar10", None, "CIFAR-10"),
 }
+PLACE = re.compile(r"""=[\["']*(/|~|[A-Za-z]:[\\/])""")  # a value that begins as a path of a machine
 TOLD = (  # of the scores: key, name, digits, factor
     ("fid", "FID", 3, 1),
     ("kid", "KID × 1000", 2, 1000),
@@ -66,7 +69,7 @@ def yaml(known: Mapping[str, Any], hub: str | None, licence: str | None, called:
     yield "    metrics:"
     for key, name, digits, factor in TOLD:
         if scores[key] is not None:
-            whose = f"{name} ({scores['protocol'].get('scorer')}; n = {scores['n']})"
+            whose = f"{name} ({on_one_line(scores['protocol'].get('scorer'))}; n = {scores['n']})"
             yield f"    - {{type: {key}, value: {scores[key] * factor:.{digits}f}, name: {quoted(whose)}}}"
 
 
@@ -99,7 +102,9 @@ def body(model: Trained, known: Mapping[str, Any], licence: str | None, called: 
 
 def loading(known: Mapping[str, Any], stock: bool) -> str:
     """How to draw with it."""
-    labels = f"labels={json.dumps(known['images']['class_names'][0])}, " if known["no_label"] else ""
+    first = str((known["images"]["class_names"] or [""])[0])
+    named = json.dumps(first, ensure_ascii=False) if "`" not in first and first.isprintable() else "0"
+    labels = f"labels={named}, " if known["no_label"] else ""
     code = (
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
         'pipe = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)\n'
@@ -123,22 +128,26 @@ def training(model: Trained) -> str:
     if not isinstance(given, list):
         return table
     private = ("data.", "output_dir", "hydra.", "checkpoint", "resume", "features.", "trust")
-    shown = [shlex.quote(str(each)) for each in given if not str(each).lstrip("+").startswith(private)]
+    words = [str(each) for each in given if not str(each).lstrip("+").startswith(private)]
+    words = [word for word in words if not PLACE.search(word)]
+    shown = [shlex.quote(word) for word in words if "`" not in word and word.isprintable()]  # within a fence
     return f"```bash\n{' '.join(['python train.py', *shown])}\n```\n\n{table}"
 
 
 def in_words(node: Mapping[str, Any]) -> str:
     """A node of the config on one line."""
     settings = [f"{name}={value}" for name, value in node.items() if name != "_target_" and value is not None]
-    return ", ".join([str(node["_target_"]).rpartition(".")[2], *settings]).replace("|", "\\|")
+    kind = str(node.get("_target_", "")).rpartition(".")[2]
+    return plain(", ".join([kind, *settings] if kind else settings))
 
 
 def scores_text(known: Mapping[str, Any]) -> str:
     """The scores beside those of real images, and how they were measured."""
     scores = known["scores"]
     if scores is None:
-        return "No scores were measured at the end of this model's training."
-    real, protocol = scores["real"], scores["protocol"]
+        return "No scores are known of these weights."
+    real = scores["real"]
+    protocol = {key: plain(scores["protocol"].get(key)) for key in ("scorer", "images", "reference", "floor")}
     rows = [
         f"| {name} | {scores[key] * factor:.{digits}f} | "
         + ("–" if real.get(key) is None else f"{real[key] * factor:.{digits}f}")
@@ -146,8 +155,8 @@ def scores_text(known: Mapping[str, Any]) -> str:
         for key, name, digits, factor in TOLD
         if scores[key] is not None
     ]
-    whose = f"These scores are of the features of: {protocol.get('scorer')}."
-    if "Inception" not in str(protocol.get("scorer")):
+    whose = f"These scores are of the features of: {protocol['scorer']}."
+    if "Inception" not in protocol["scorer"]:
         whose += " Its FID is not that of InceptionV3, and compares with no FID in papers."
     return "\n".join(
         [
@@ -155,15 +164,25 @@ def scores_text(known: Mapping[str, Any]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"{whose} They were measured on: {protocol.get('images')}. Reference: {protocol.get('reference')}; floor: "
-            f"{protocol.get('floor')}.",
+            f"{whose} They were measured on: {protocol['images']}. Reference: {protocol['reference']}; floor: "
+            f"{protocol['floor']}.",
         ]
     )
 
 
 def in_short(names: list[str]) -> str:
     """The first names of some."""
-    return ", ".join(titles(names[:10])) + (", …" if len(names) > 10 else "")
+    return plain(", ".join(titles(names[:10]))) + (", …" if len(names) > 10 else "")
+
+
+def on_one_line(text: Any) -> str:
+    """A text without line breaks, and without what no program shows."""
+    return "".join(sign for sign in " ".join(str(text).split()) if sign.isprintable())
+
+
+def plain(text: Any) -> str:
+    """A text of the run's or of its data's as Markdown shows it: no tag, no link, no code and no cell of a table."""
+    return html.escape(re.sub(r"([\\`\[|])", r"\\\1", on_one_line(text)), quote=False)
 
 
 def quoted(text: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from diffusion.config.resuming import filled
@@ -31,11 +32,13 @@ from diffusion.networks import layers
 from diffusion.objective import X0, Epsilon, V
 from diffusion.sampler import DDIM
 from diffusion.schedule import Cosine, DiscreteSchedule, Linear
-from diffusion.system.errors import UserError, brief
+from diffusion.system.errors import NotWritten, UserError, brief
 
 log = logging.getLogger("diffusion")
 VERSION = "0.30.0"  # of diffusers, whose form this is
 PREDICTION = {Epsilon: "epsilon", V: "v_prediction", X0: "sample"}
+PIPELINE = ["pipeline", "SimpleDiffusionPipeline"]  # the file and the class in it, as model_index.json has them
+CONSISTENCY = "diffusion.loss.consistency.Consistency"  # such a model draws in one to four steps of another kind
 STEPS = 50  # where the run draws by another sampler than DDIM
 # What makes a network of ours one of diffusers' models; it is called as `UNet2DModel` is.
 WRAPPER = '''
@@ -64,8 +67,8 @@ def export_diffusers(model: Trained, path: Path, weights: str = "fp32") -> None:
         UserError: diffusers has no scheduler for this model, or the folder holds something else.
     """
     denoiser, known = on_cpu(model.denoiser), facts(model)
-    check(denoiser, known)
-    if path.exists() and not (path / "model_index.json").is_file() and (path.is_file() or any(path.iterdir())):
+    check(model, known)
+    if not free(path):
         raise UserError(f"path={path} holds something else already: give a new folder.")
     settings = unet_2d.settings_of(model, filled(model.config["model"], "model"))
     reason = unet_2d.why_not(denoiser.network, settings)
@@ -93,14 +96,33 @@ def export_diffusers(model: Trained, path: Path, weights: str = "fp32") -> None:
             (path / "unet" / "network.py").unlink(missing_ok=True)
         tensors = {key: value.contiguous() for key, value in state.items()}
         save_file(tensors, path / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"The folder {path} could not be written ({brief(error)}).") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise NotWritten(f"The folder {path} could not be written ({brief(error)}).") from error
 
 
-def check(denoiser: Denoiser, known: Mapping[str, Any]) -> None:
+def free(path: Path) -> bool:
+    """Whether a folder may be written: it is new, empty, or one that `export_diffusers` wrote.
+
+    Raises:
+        NotWritten: the system does not let it be known.
+    """
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return True
+        found = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, RecursionError, ValueError):  # no such file, or no JSON
+        return False
+    except OSError as error:  # a name that is too long, or no permission
+        raise NotWritten(f"The folder {path} could not be written ({brief(error)}).") from error
+    return isinstance(found, dict) and found.get("_class_name") == PIPELINE
+
+
+def check(model: Trained, known: Mapping[str, Any]) -> None:
     """Raise `UserError` for a model that none of diffusers' schedulers can draw with."""
-    wrong = None
-    if not isinstance(denoiser.schedule, DiscreteSchedule):
+    wrong, denoiser = None, model.denoiser
+    if (model.config.get("loss") or {}).get("_target_") == CONSISTENCY:
+        wrong = "loss=consistency"
+    elif not isinstance(denoiser.schedule, DiscreteSchedule):
         wrong = denoiser.schedule.described
     elif type(denoiser.objective) not in PREDICTION:
         wrong = f"objective={denoiser.objective.name}"
@@ -119,9 +141,9 @@ def index(model: Trained, known: Mapping[str, Any], settings: Mapping[str, Any],
     """The content of model_index.json."""
     sampler = model.config["sampler"]
     own_steps = str(sampler["_target_"]).rpartition(".")[2] == DDIM.__name__
-    named = ("images", "no_label", "guidance_scale", "guidance_interval", "guidance_rescale")
+    named = ("images", "no_label", "dropout", "guidance_scale", "guidance_interval", "guidance_rescale")
     return {
-        "_class_name": ["pipeline", "SimpleDiffusionPipeline"],
+        "_class_name": PIPELINE,
         "_diffusers_version": VERSION,
         "unet": ["diffusers", "UNet2DModel"] if stock else ["network", "Network"],
         "scheduler": ["diffusers", "DDIMScheduler"],

@@ -8,6 +8,7 @@ import torch
 from diffusion.config.build import build
 from diffusion.data.shapes import pair, sides
 from diffusion.denoiser import Denoiser
+from diffusion.evaluation.score_table import NUMBERS
 from diffusion.export.trained import Trained
 from diffusion.schedule import levels_at
 
@@ -26,7 +27,9 @@ def facts(model: Trained) -> dict[str, Any]:
         shape: [C, H, W] of x_t, with the padding; images: channels, size [height, width], padding [top, bottom, left,
         right] and class_names; no_label: the number of "no label", or None for a model without labels; levels:
         [t, α, σ] of the sampler's grid, the last being the clean image; clip: whether x̂_0 is clamped to [−1, 1];
-        sampler, guidance: in words, and guidance_scale, guidance_interval, …: in numbers; step; scores: see `scores`.
+        sampler, guidance: in words, and guidance_scale, guidance_interval, …: in numbers; dropout: the share of labels
+        left out in training: with 0 "no label" was never learnt, with 1 no label was; None for a model without; step;
+        scores: see `scores`.
     """
     denoiser, image = model.denoiser, model.image_model.image
     sampler, guidance = (build(model.config[name], name) for name in ("sampler", "guidance"))
@@ -40,6 +43,7 @@ def facts(model: Trained) -> dict[str, Any]:
             "class_names": image["class_names"],
         },
         "no_label": denoiser.num_classes or None,
+        "dropout": guidance.dropout if denoiser.num_classes else None,
         "levels": [list(level) for level in levels_at(denoiser.schedule, sampler.times(denoiser.schedule))],
         "clip": clip,
         "sampler": sampler.describe(),
@@ -53,14 +57,11 @@ def facts(model: Trained) -> dict[str, Any]:
     }
 
 
-SCORES = ("n", "fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "accuracy")
-
-
 def scores(model: Trained) -> dict[str, Any] | None:
     """The scores of the run that this model is the end of, those of real images beside them ("real"), and their
     "protocol"; None where the run left none."""
     found = model.scores
     if found is None or not isinstance(found.get("protocol"), dict):
         return None
-    both = [{key: each.get(key) for key in SCORES} for each in (found, found["real"])]
+    both = [{key: each.get(key) for key in NUMBERS} for each in (found, found["real"])]
     return {**both[0], "real": both[1], "protocol": found["protocol"]}

@@ -1,5 +1,6 @@
 """The forms in which a model leaves this package."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def chosen(to: str | None, weights: str | None, path: Path | None = None) -> tup
     if path is not None and suffix and path.suffix != suffix:
         example = path.with_suffix(suffix) if path.name else found.name
         raise UserError(f"path={path} must end in {suffix} for to={to}, for example {example}.")
-    if path is not None and suffix and path.is_dir():
+    if path is not None and suffix and os.path.isdir(path):  # which has no error for names that are too long
         raise UserError(f"path={path} is a folder: give the name of a file.")
     return found, weights or found.weights[0]
 

@@ -19,7 +19,7 @@ import torch
 from diffusion.denoiser import Denoiser
 from diffusion.export.facts import facts, on_cpu
 from diffusion.export.trained import Trained
-from diffusion.system.errors import UserError, brief
+from diffusion.system.errors import NotWritten, UserError, brief
 from diffusion.system.files import replacing
 
 OPSET = 20
@@ -57,8 +57,11 @@ def export_onnx(model: Trained, path: Path, weights: str = "fp32") -> None:
     onnx_weights.store(graph.graph, weights)
     onnx.checker.check_model(graph)
     onnx.helper.set_model_props(graph, {"simple_diffusion": json.dumps(facts(model))})
-    with replacing(path) as temporary:
-        onnx.save(graph, str(temporary))
+    try:
+        with replacing(path) as temporary:
+            onnx.save(graph, str(temporary))
+    except (OSError, ValueError) as error:  # ValueError: \0 in its name
+        raise NotWritten(f"The file {path} could not be written ({brief(error)}).") from error
 
 
 def traced(denoiser: Denoiser, shape: tuple[int, int, int]) -> Any:

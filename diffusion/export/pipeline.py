@@ -26,8 +26,8 @@ class SimpleDiffusionPipeline(DiffusionPipeline):
         unet: (x, time in 0..1000, labels) → the prediction, on images folded by `patch`.
         scheduler: `DDIMScheduler`, or another one that was made from its config.
         settings: images (channels, size [height, width], padding [top, bottom, left, right], class_names), patch,
-            no_label (the number that stands for "no label", or None), steps, and guidance_scale, guidance_interval and
-            guidance_rescale.
+            no_label (the number that stands for "no label", or None), dropout (the share of labels left out in
+            training), steps, and guidance_scale, guidance_interval and guidance_rescale.
     """
 
     def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, settings: dict | None = None) -> None:
@@ -63,6 +63,7 @@ class SimpleDiffusionPipeline(DiffusionPipeline):
         x = (self.noise(batch_size, seed) if latents is None else latents).to(device) * self.scheduler.init_noise_sigma
         scale = settings["guidance_scale"] if guidance_scale is None else guidance_scale
         scales = torch.tensor(scale, device=device, dtype=torch.float32)
+        self.check(scales)
         scales = scales[numbers].view(-1, 1, 1, 1) if scales.ndim and numbers is not None else scales
         takes = inspect.signature(self.scheduler.step).parameters
         extra = {"use_clipped_model_output": True} if "use_clipped_model_output" in takes else {}  # of DDIM
@@ -97,6 +98,14 @@ class SimpleDiffusionPipeline(DiffusionPipeline):
         if not all(0 <= number < len(names) for number in chosen):
             raise ValueError(f"labels={chosen}: the labels go from 0 to {len(names) - 1}.")
         return torch.tensor([chosen[i % len(chosen)] for i in range(batch_size)], device=self._execution_device)
+
+    def check(self, scales: Tensor) -> None:
+        """Raise `ValueError` where guidance would ask the network for what it never learnt."""
+        dropout = None if self.config.settings["no_label"] is None else self.config.settings.get("dropout")
+        if dropout == 0 and bool((scales != 1).any()):
+            raise ValueError("This model never learnt to go without a label (dropout=0): guidance_scale must be 1.")
+        if dropout == 1 and bool((scales != 0).any()):
+            raise ValueError("This model was never shown a label (dropout=1): guidance_scale must be 0.")
 
     def noise(self, batch_size: int, seed: int) -> Tensor:
         """Standard normal (B, C, H, W), each image from a stream of its own, which follows from (seed, its number)."""

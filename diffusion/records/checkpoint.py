@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from diffusion.system.errors import NotWritten, UserError, brief
@@ -224,8 +224,8 @@ def save_model(path: Path, state: dict[str, Any], weights: dict[str, torch.Tenso
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"The model {path} could not be written ({brief(error)}).") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:  # ValueError: \0 in its name
+        raise NotWritten(f"The model {path} could not be written ({brief(error)}).") from error
 
 
 def check_sum(text: str, weights: dict[str, torch.Tensor]) -> int:

@@ -1,6 +1,7 @@
 """The folder for diffusers draws our images, in a process that has not our package."""
 
 import os
+import re
 import sys
 
 import numpy as np
@@ -119,7 +120,12 @@ def test_the_card(tmp_path):
     scored = dict.fromkeys(("fid", "kid", "inception_score", "precision", "recall", "coverage", "accuracy"), 0.5)
     protocol = {"scorer": "classifier trained on fashion_mnist", "images": "averaged", "floor": "1000 test images"}
     found = {"status": "finished", "step": 3, "n": 1000, **scored, "real": {**scored, "fid": 0.2}, "protocol": protocol}
-    found["overrides"] = ["ema=none", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}"]
+    found["overrides"] = [
+        "ema=none",
+        f"data.root={tmp_path}",
+        f"hydra.run.dir={tmp_path}",
+        f"a.b=['{tmp_path}']",
+    ]
     model.scores = ScoreTable(found)
     folder = model.export(tmp_path / "folder", to="diffusers")
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -139,7 +145,36 @@ def test_without_scores_or_a_known_licence_the_card_says_so(tmp_path):
     model = untrained(*SMALL, "data=image_folder", "data.root=mine", "guidance=none", class_names=[])
     text = (model.export(tmp_path / "folder", to="diffusers") / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(text.split("---\n")[1])["license"] == "other"
-    assert "licence of the images is not known" in text and "No scores were measured" in text and "labels=" not in text
+    assert "licence of the images is not known" in text and "No scores are known of these weights" in text
+    assert "labels=" not in text
+
+
+def test_text_of_strangers_breaks_no_card(tmp_path):
+    """A tag, a heading, a link, a fence and a cell of a table, in every text that is not ours."""
+    evil = "<script>x</script>|a\n\n# hi\n```\n[b](http://c)`d`\u2028\x85\ud800"
+    model = untrained(*SMALL, STOCK, class_names=[evil, *map(str, range(9))])
+    model.config["ema"], model.config["optimizer"] = {"_target_": "a.B", "c": evil, evil: 1}, {}
+    scored = {"n": 1000, **dict.fromkeys(("fid", "kid"), 0.5)}
+    overrides = ["seed=1", f"name={evil}", "name=`id`", "name=a\n```", "name=<b>"]
+    protocol = dict.fromkeys(("scorer", "images", "reference", "floor"), evil)
+    model.scores = ScoreTable({"step": 3, **scored, "real": scored, "protocol": protocol, "overrides": overrides})
+    text = (model.export(tmp_path / "folder", to="diffusers") / "README.md").read_text(encoding="utf-8")
+    _, head, body = text.split("---\n", 2)
+    assert "\n" not in yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"][0]["name"]
+    lines = body.splitlines()
+    assert [line for line in lines if line.startswith("#")][1:] == [
+        "## How to load it",
+        "## How it was trained",
+        "## How good it is",
+        "## What it is not",
+    ]
+    assert [line for line in lines if "```" in line and "\\`" not in line] == ["```python", "```", "```bash", "```"]
+    assert "python train.py seed=1 'name=<b>'" in lines and "pipe(4, labels=0, seed=0).images[0].show()" in lines
+    rest = re.sub(r"```.*?\n```\n", "", re.sub(r"\\[`|\[\\]", "", body), flags=re.DOTALL)
+    assert "<" not in rest and "](" not in rest.replace("b](", "")
+    for row in (line for line in rest.splitlines() if line.startswith("|")):
+        assert row.count("|") in (3, 4), row
+    assert "| optimizer |  |" in rest
 
 
 @pytest.mark.parametrize(
@@ -148,6 +183,7 @@ def test_without_scores_or_a_known_licence_the_card_says_so(tmp_path):
         (["schedule=flow", "objective=flow"], "schedule=flow cannot be exported to=diffusers.*choose to=onnx"),
         (["schedule=edm", "objective=edm"], "schedule=edm cannot"),
         (["objective=edm"], "objective=edm cannot"),
+        (["loss=consistency", "timesteps=log_normal"], "loss=consistency cannot"),
         (["guidance.plus_plus=true", "guidance.scale=0.5", "sampler=ddim"], r"guidance\.plus_plus=true"),
     ],
 )
@@ -158,7 +194,45 @@ def test_what_diffusers_has_no_scheduler_for(settings, message, tmp_path):
 
 
 def test_a_folder_of_something_else_stays_as_it_is(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else already: give a new folder"):
-        untrained(*SMALL, STOCK).export(tmp_path, to="diffusers")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    model = untrained(*SMALL, STOCK)
+    for name, text in (
+        ("mine.txt", "mine"),
+        ("model_index.json", '{"_class_name": "StableDiffusionPipeline"}'),
+        ("model_index.json", "[]"),
+        ("model_index.json", "no JSON"),
+    ):
+        (tmp_path / name).write_text(text)
+        before = {path.name for path in tmp_path.iterdir()}
+        with pytest.raises(UserError, match="holds something else already: give a new folder"):
+            model.export(tmp_path, to="diffusers")
+        assert {path.name for path in tmp_path.iterdir()} == before and (tmp_path / name).read_text() == text
+    with pytest.raises(UserError, match="holds something else already"):
+        model.export(tmp_path / "mine.txt", to="diffusers")
+
+
+def test_a_folder_of_ours_is_written_again(tmp_path):
+    model = untrained(*SMALL, STOCK)
+    for _ in range(2):
+        model.export(tmp_path / "folder", to="diffusers")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_a_place_that_cannot_be_written_is_one_sentence(name, tmp_path):
+    with pytest.raises(UserError, match="could not be written"):
+        untrained(*SMALL, STOCK).export(tmp_path / name, to="diffusers")
+
+
+@pytest.mark.parametrize(
+    ("dropout", "fits", "other", "message"),
+    [(0, 1.0, 2.0, r"never learnt to go without a label"), (1, 0.0, 1.0, "was never shown a label")],
+)
+def test_it_refuses_guidance_by_what_was_never_learnt(dropout, fits, other, message, offline, tmp_path):
+    settings = (f"guidance.dropout={dropout}", f"guidance.scale={fits}")
+    folder = untrained(*SMALL, STOCK, *settings).export(tmp_path / "folder", to="diffusers")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    assert len(pipe(1, num_inference_steps=1).images) == 1
+    with pytest.raises(ValueError, match=message):
+        pipe(1, guidance_scale=other)
+    with pytest.raises(ValueError, match=message):
+        pipe(1, guidance_scale=[fits] * 9 + [other])

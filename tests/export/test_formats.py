@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import same
 from models import SMALL, untrained
+from safetensors import SafetensorError
 
 from diffusion.export import formats
 from diffusion.records import checkpoint
@@ -47,6 +48,25 @@ def test_the_path_is_looked_at_before_there_is_a_model(tmp_path):
 def test_what_is_wrong_is_one_sentence(model, tmp_path, path, to, weights, message):
     with pytest.raises(UserError, match=message):
         model.export(tmp_path / path, to=to, weights=weights)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["file/a.safetensors", "a\0.safetensors", "a" * 300 + ".safetensors"])
+def test_a_place_that_cannot_be_written_is_one_sentence_too(model, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="could not be written"):
+        model.export(tmp_path / place, to="safetensors")
+
+
+def test_a_full_disk_is_one_sentence(model, tmp_path, monkeypatch):
+    """The library for safetensors has an error of its own, which is no `OSError`."""
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match=r"could not be written \(I/O error: No space left"):
+        model.export(tmp_path / "a.safetensors", to="safetensors")
     assert not list(tmp_path.iterdir())
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conftest import ROOT
 from models import SMALL, noisy, untrained
 
 from diffusion.export import onnx_file
+from diffusion.export.facts import facts
 from diffusion.sampler import DDIM
 from diffusion.system.errors import UserError
 
@@ -71,11 +73,8 @@ def test_the_file_answers_as_the_model(exported):
         assert trace.encode() not in content, trace
 
 
-@pytest.mark.slow
-def test_the_loop_of_the_page_draws_our_images(exported, monkeypatch):
-    """What docs/export.md shows, from the same noise as our DDIM."""
-    model, path = exported
-    monkeypatch.chdir(path.parent)
+def loop_agrees(model):
+    """What docs/export.md shows, run here, draws from the same noise what our DDIM draws."""
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     (loop,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in code)
     assert len([line for line in loop.splitlines() if line and not line.startswith("import")]) <= 15
@@ -83,10 +82,43 @@ def test_the_loop_of_the_page_draws_our_images(exported, monkeypatch):
     exec(loop, names)
     noise = np.random.default_rng(0).standard_normal((16, *model.image_model.shape))
     denoiser = model.image_model.guidance.guide(model.denoiser)
-    sampler, labels = DDIM(len(names["levels"]) - 1, clip=None), torch.full((16,), 7)
+    sampler, labels = DDIM(len(names["levels"]) - 1, clip=names["known"]["clip"]), torch.full((16,), 7)
     ours = sampler.sample(denoiser, lambda: torch.from_numpy(noise).float(), labels)
     difference = model.image_model.to_images(ours).numpy().astype(int) - names["images"]
     assert np.abs(difference).max() <= 1 and names["images"].std() > 20
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_page_draws_our_images(exported, monkeypatch):
+    model, path = exported
+    monkeypatch.chdir(path.parent)
+    loop_agrees(model)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("schedule=flow", "objective=flow", "guidance.interval=[]"),  # α = 0 where drawing begins
+        ("schedule.zero_terminal_snr=true", "guidance.interval=[]"),
+        ("guidance.interval=[0.2,3]",),
+    ],
+)
+def test_the_loop_guides_as_we_do_at_every_level(settings, monkeypatch):
+    """With the model itself in the place of the file."""
+    model = untrained(*SMALL, *settings, "guidance.scale=4", "sampler=ddim", "sampler.steps=4")
+
+    class Session:
+        def __init__(self, path):
+            pass
+
+        def get_modelmeta(self):
+            return SimpleNamespace(custom_metadata_map={"simple_diffusion": json.dumps(facts(model))})
+
+        def run(self, outputs, given):
+            return [model.denoise(*map(torch.from_numpy, given.values())).numpy()]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    loop_agrees(model)
 
 
 def graph_of(values, kind, **attributes):
