@@ -1,9 +1,9 @@
 """Take a trained model along: a file or a folder for programs that do not have this package.
 
-python -m diffusion.export checkpoint=latest to=page                    one HTML file that draws
-python -m diffusion.export checkpoint=RUN to=onnx weights=fp16          the denoiser for ONNX Runtime
-python -m diffusion.export checkpoint=RUN to=diffusers path=my_model    a folder for diffusers' from_pretrained
-python -m diffusion.export checkpoint=RUN to=safetensors                the weights, with their config
+python -m diffusion.export checkpoint=latest to=page                            one HTML file that draws
+python -m diffusion.export checkpoint=RUN to=onnx weights=fp16                  the denoiser for ONNX Runtime
+python -m diffusion.export checkpoint=RUN to=diffusers path=outputs/my_model    a folder for diffusers' from_pretrained
+python -m diffusion.export checkpoint=RUN to=safetensors                        the weights, with their config
 """
 
 import logging
