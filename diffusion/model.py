@@ -185,8 +185,8 @@ class Model:
         """What it is, line by line."""
         with trusted(self.trusted):
             sampler = build(self.config["sampler"], "sampler")
-        width = f" of width {self.ema_width:g}" if self.ema_width is not None else ""
-        return described(self.state, self.image_model, sampler, f"averaged weights{width}" * self.averaged or "weights")
+        weights = trained.weights_in_words(self.averaged, self.ema_width)
+        return described(self.state, self.image_model, sampler, weights)
 
     def __repr__(self) -> str:
         lines = [f"{name:<12}  {text}" for name, text in self.describe().items()]

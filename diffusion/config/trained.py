@@ -67,6 +67,12 @@ def open_model(
     return model, state
 
 
+def weights_in_words(averaged: bool, ema_width: float | None) -> str:
+    """Which weights a model draws with, as it is opened."""
+    width = f" of width {ema_width:g}" if ema_width is not None else ""
+    return f"averaged weights{width}" if averaged else "weights"
+
+
 def tell_unfinished(state: Config) -> None:
     """A warning for a checkpoint of a run that has not come to its end."""
     if state["step"] < state["total_steps"] and state.get("ended") is not True:

@@ -213,8 +213,7 @@ def from_model(
         raise UserError("classification_accuracy=true needs images with labels: this model was trained without.")
     sampler = trained.choose_sampler(cfg.sampler, state["config"])
     scorer = build.build_scorer(cfg.features, data, device)  # before the long part
-    width = f" of width {cfg.ema_width:g}" if cfg.ema_width is not None else ""
-    weights = f"averaged weights{width}" if cfg.averaged else "weights"
+    weights = trained.weights_in_words(cfg.averaged, cfg.ema_width)
     extra["step"], scale = state["step"], model.guidance.scale
     extra["settings"] = {
         "checkpoint": str(cfg.checkpoint),

@@ -19,7 +19,7 @@ from diffusion.drawing.image_model import ImageModel
 from diffusion.export.page_model import description, network_of, own_sampler, tables
 from diffusion.export.page_weights import stored
 from diffusion.export.trained import Trained
-from diffusion.system.errors import UserError, brief
+from diffusion.system.errors import NotWritten, brief
 from diffusion.system.files import replacing
 
 PARTS = Path(__file__).parent / "page_parts"
@@ -37,15 +37,16 @@ def export_page(model: Trained, path: Path, weights: str = "int8") -> None:
         weights: how they are stored: "fp32", "fp16" or "int8".
 
     Raises:
-        UserError: the model cannot be exported so, or the file cannot be written.
+        UserError: the model cannot be exported so.
+        NotWritten: the file cannot be written.
     """
     path = Path(path)
     text = page(model.image_model, model.config, weights)
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"The page {path} could not be written ({brief(error)}).") from error
+    except (OSError, ValueError) as error:  # ValueError: \0 in its name
+        raise NotWritten(f"The page {path} could not be written ({brief(error)}).") from error
 
 
 def page(image_model: ImageModel, config: dict[str, Any], weights: str) -> str:

@@ -27,7 +27,7 @@ from diffusion.sampler import DDIM, Consistency, UniPC
 from diffusion.schedule import EDM as Exploding
 from diffusion.schedule import Cosine, Flow, Linear
 from diffusion.system.device import Device
-from diffusion.system.errors import UserError
+from diffusion.system.errors import NotWritten, UserError
 
 IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": [f"class {i}" for i in range(10)]}
 SAMPLER = {"_target_": "diffusion.sampler.UniPC", "steps": 7, "clip": None}
@@ -179,6 +179,13 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(kind, tmp_path):
         export_page(model(network), path, "int4" if kind == "weights" else "int8")
     assert str(found.value).endswith(".") and "\n" not in str(found.value)
     assert [each.name for each in tmp_path.iterdir()] == (["model.html"] if kind == "folder" else [])
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".html", "a\0b.html"])
+def test_a_page_that_cannot_be_written_is_one_sentence(name, tmp_path):
+    with pytest.raises(NotWritten, match=r"could not be written \("):
+        export_page(model(plain.network()), tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_samplers_that_are_offered():
