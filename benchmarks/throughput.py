@@ -107,7 +107,7 @@ def our_work(trainer: Trainer) -> Work:
 def peer_work(name: str, device: torch.device) -> Work:
     """A peer, and its step on images that are in memory."""
     peer = make(name, device)
-    data = batches(fashion_mnist_mini().train, peer.batch_size, 0, 0, device)
+    data = peer.stream(fashion_mnist_mini().train, 0)
     whole = peer.inputs(peer.batch_size)
 
     def forward() -> object:
@@ -115,7 +115,7 @@ def peer_work(name: str, device: torch.device) -> Work:
             return peer.network(*whole)
 
     return Work(
-        lambda: peer.step(next(data)[0]),
+        lambda: peer.step(*next(data)),
         forward,
         peer.network,
         peer.inputs(1),

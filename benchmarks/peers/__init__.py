@@ -2,16 +2,17 @@
 
 pip install -e ".[bench]"
 
-Each has its own recipe. Where that is left, `COMMON`, `deviations` and `drawing` say so, and whether it is in the peer's
-favour. Of those without labels the first three are the recipes as shipped; the next two are adapted to short runs, for
-which a warm-up of 500 steps or a batch of 1,024 images is too much; the last is for GPUs, as large as our `unet_base`.
-Those whose name ends with "_own" are the same training, drawn as the project itself draws, in more evaluations than 20.
+Each has its own recipe. Where that is left, `COMMON`, `deviations` and `drawing` say so, and whether it is in the
+peer's favour. Of those without labels the first three are the recipes as shipped; the next two are adapted to short
+runs, for which a warm-up of 500 steps or a batch of 1,024 images is too much; the last is for GPUs, as large as our
+`unet_base`. A name that ends with "_own" is the same training, drawn as its project draws, in more evaluations than 20.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
+
 from peers.base import COMMON, EVALUATIONS, Peer
 from peers.labelled import GuidedDenoisingDiffusion, SmallDiffusionDiT, TorchCFM
 from peers.nanoflow import NanoFlow

@@ -1,11 +1,12 @@
 """What a peer is: a network, the loss and update of its project, and its way to draw."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from diffusion.data.images import crop_images, decode, encode, pad_images
+from diffusion.data.images import Images, batches, crop_images, decode, encode, pad_images
 
 EVALUATIONS = 20
 DRAWN_AT_ONCE = 50
@@ -60,6 +61,12 @@ class Peer(ABC):
         self.update()
         return total
 
+    def stream(self, data: Images, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The endless batches of a split with labels, for `step`."""
+        for images, labels in batches(data, self.batch_size, seed, 0, self.device):
+            assert labels is not None
+            yield images, labels
+
     def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Draw n images: uint8 (n, 1, 28, 28) on the CPU, and the classes (n,) that were asked for, if any."""
         self.network.eval()
@@ -70,7 +77,7 @@ class Peer(ABC):
         return crop_images(torch.cat(parts), self.padding), labels if self.conditional else None
 
     def inputs(self, n: int) -> tuple[Tensor, ...]:
-        """What the network is called with for n images, in its order: x (n, 1, S, S), times, and labels if it has them."""
+        """What the network is called with for n images, in its order: x (n, 1, S, S), times, labels if it has them."""
         size = 28 + 2 * self.padding
         times = torch.full((n,), 500, device=self.device)
         return torch.randn(n, 1, size, size, device=self.device), times

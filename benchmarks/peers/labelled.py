@@ -7,9 +7,10 @@ denoising_diffusion_pytorch/classifier_free_guidance.py, smalldiffusion/examples
 from typing import Any
 
 import torch
-from peers.base import CLASSES, EVALUATIONS, PADDED, Peer
-from peers.unlabelled import DenoisingDiffusion, SmallDiffusion
 from torch import Tensor, nn
+
+from peers.base import CLASSES, EVALUATIONS, Peer
+from peers.unlabelled import DenoisingDiffusion, SmallDiffusion
 
 
 class TorchCFM(Peer):
@@ -103,10 +104,11 @@ class GuidedDenoisingDiffusion(DenoisingDiffusion):
 
 
 class SmallDiffusionDiT(SmallDiffusion):
-    """smalldiffusion's transformer with labels, which it draws from without guidance."""
+    """smalldiffusion's transformer with labels, as its examples/fashion_mnist_dit_cond.py, in smaller batches."""
 
     conditional = True
     rate, decay = 1e-3, 0.99
+    drawing = (f"drawn in {EVALUATIONS} steps without guidance, as its example does",)
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device, batch_size=32)

@@ -1,22 +1,22 @@
 """nanoflow: flow matching with labels by a small U-Net, written anew from what its project publishes.
 
-The project (github.com/tqhdesilva/nanoflow) is a set of scripts and no package, so that this file is its only peer whose
-network is ours to write. Its README gives the parameters, 347 thousand without labels; configs/experiment/fashion_cfg.yaml
-and what that includes give the rest: width 32, two halvings, 64 numbers for the time and for the label, Adam at 1e-3 on
-batches of 128, the gradient clipped to 1, labels dropped with 0.1, no average of the weights. Training is
+The project (github.com/tqhdesilva/nanoflow) is a set of scripts and no package, so its network is written here. Its
+README says about 347 thousand parameters; models.py, configs/experiment/fashion_cfg.yaml and what that includes say
+the rest: width 32, two halvings, 64 numbers for time and label, Adam at 1e-3 on batches of 128, the gradient clipped
+to 1, labels dropped with 0.1, no average of the weights. Training is
 
     x_t = (1 − t) ε + t x_0     loss = |v(x_t, t, label) − (x_0 − ε)|²     t uniform in [0, 1]
 
 and drawing follows dx/dt = v from t = 0 to 1 by Euler's steps.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
-from peers.base import CLASSES, EVALUATIONS, Peer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from peers.base import CLASSES, EVALUATIONS, Peer
 
 
 class Embedding(nn.Module):
@@ -26,6 +26,8 @@ class Embedding(nn.Module):
         width: numbers that it gives.
         labels: rows of the table, with that for "no label"; 0 leaves it out.
     """
+
+    rates: Tensor
 
     def __init__(self, width: int, labels: int) -> None:
         super().__init__()

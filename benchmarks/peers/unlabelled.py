@@ -1,4 +1,4 @@
-"""Projects whose recipe knows no labels, as their packages ship them: network, training step, 20 steps of their sampler.
+"""Recipes that know no labels, as their packages ship them: network, training step, 20 steps of their sampler.
 
 Sources: diffusers/examples/unconditional_image_generation (its script's defaults and its README's command), the class
 `Trainer` of denoising-diffusion-pytorch, smalldiffusion/examples/fashion_mnist_unet.py.
@@ -8,9 +8,10 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from peers.base import EVALUATIONS, PADDED, Peer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from peers.base import EVALUATIONS, PADDED, Peer
 
 
 class Diffusers(Peer):

@@ -1,10 +1,7 @@
-"""The benchmarks: the other projects train and draw as their recipes say, and tables come to their place."""
+"""The benchmarks: tables come to their place."""
 
-import importlib.util
 import sys
 
-import pytest
-import torch
 from conftest import ROOT
 
 from diffusion.records.results import write_json
@@ -12,116 +9,11 @@ from diffusion.records.results import write_json
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import common
 import gpu
-import peers
 import roofline
 import scaling
 import search
 import sizes
 import time_to_quality
-
-BENCH = ("diffusers", "denoising_diffusion_pytorch", "smalldiffusion")
-needs_bench = pytest.mark.skipif(
-    any(importlib.util.find_spec(package) is None for package in BENCH), reason='needs pip install -e ".[bench]"'
-)
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def images(mini):
-    return mini.train.images[:4]
-
-
-@pytest.fixture(scope="module")
-def made():
-    """Each peer once: importing and building them takes longer than all else."""
-    return {}
-
-
-def peer(made, name):
-    if name not in made:
-        torch.manual_seed(0)
-        made[name] = peers.make(name, CPU)
-    return made[name]
-
-
-def loss_of_the_same(peer, images):
-    """The loss before one more step, with noise and times that are always the same."""
-    torch.manual_seed(1)
-    return float(peer.step(images))
-
-
-@needs_bench
-@pytest.mark.parametrize("name", ["diffusers_decay", "denoising_diffusion_pytorch", "smalldiffusion_32"])
-def test_a_peer_learns(made, name, images):
-    found = peer(made, name)
-    found.progress = 0.01  # after the warm-up
-    losses = [loss_of_the_same(found, images) for _ in range(5)]
-    assert losses[-1] < losses[0]
-
-
-@needs_bench
-@pytest.mark.parametrize("name", ["diffusers_decay", "denoising_diffusion_pytorch", "smalldiffusion_32"])
-def test_the_network_of_a_peer_takes_its_inputs(made, name):
-    found = peer(made, name)
-    with torch.no_grad():
-        output = found.network(*found.inputs(2))
-    assert getattr(output, "sample", output).shape == found.inputs(2)[0].shape
-
-
-@needs_bench
-@pytest.mark.parametrize("name", ["diffusers_decay", "denoising_diffusion_pytorch", "smalldiffusion_32"])
-def test_a_peer_draws_in_20_evaluations(made, name):
-    found, seen = peer(made, name), []
-    handle = found.network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    drawn = found.sample(2)
-    handle.remove()
-    assert drawn.shape == (2, 1, 28, 28) and drawn.dtype == torch.uint8
-    assert seen == [2] * peers.EVALUATIONS
-
-
-@needs_bench
-@pytest.mark.parametrize("name", ["diffusers_decay", "denoising_diffusion_pytorch", "smalldiffusion_32"])
-def test_a_peer_draws_with_its_average(made, name, images):
-    """`finish` changes the weights, a little."""
-    found = peer(made, name)
-    found.progress = 0.01
-    for _ in range(2):
-        loss_of_the_same(found, images)
-    before = torch.nn.utils.parameters_to_vector(found.network.parameters()).detach()
-    found.finish()
-    after = torch.nn.utils.parameters_to_vector(found.network.parameters()).detach()
-    assert 0 < (after - before).norm() < 0.1 * before.norm()
-
-
-@needs_bench
-def test_parts_of_a_batch_have_its_gradient(images):
-    found, gradients = peers.SmallDiffusion(CPU), []
-    weight = next(found.network.parameters())
-    found.loss = lambda x_0: (x_0.mean(dim=(1, 2, 3)).exp() * weight.sum()).mean()
-    found.update = lambda: gradients.append(weight.grad.clone())
-    for found.at_once in (4, 3, 1):
-        weight.grad = None
-        loss = found.step(images)
-        torch.testing.assert_close(loss, found.loss(images / 127.5 - 1).detach())
-    torch.testing.assert_close(gradients[1], gradients[0])
-    torch.testing.assert_close(gradients[2], gradients[0])
-
-
-@needs_bench
-def test_the_shipped_schedule_of_diffusers_warms_up_over_500_steps(images):
-    from diffusers import UNet2DModel
-
-    found = peers.Diffusers(CPU)
-    assert isinstance(found.network, UNet2DModel) and found.batch_size == 16
-    assert found.optimizer.param_groups[0]["lr"] == 0
-    found.step(images)
-    assert found.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 / 500)
-
-
-def test_warming_decay():
-    """2/11 at the first update and 0.999 late (pytorch_ema, `use_num_updates`)."""
-    assert peers.warming_decay(1) == pytest.approx(2 / 11)
-    assert peers.warming_decay(10**6) == 0.999
 
 
 def test_a_table_comes_between_its_marks(tmp_path):
@@ -140,23 +32,47 @@ def test_medians():
     assert common.middle([None]) == "–"
 
 
+def finish(contest, name, seed, fid, deviations=(), drawing=(), evaluations=20, accuracy=None):
+    """What a contender leaves behind, as if it had trained, drawn and been scored."""
+    training, drawn, score = contest.records(name, seed)
+    score.parent.mkdir(parents=True)
+    if training.parent == score.parent.parent:
+        write_json(training, {"images": 600, "seconds": 60, "deviations": list(deviations)})
+    write_json(drawn, {"seconds": 2.0, "evaluations": evaluations, "deviations": list(drawing)})
+    write_json(score, {"fid": fid, "inception_score": 8.0, "accuracy": accuracy, "real": {"fid": 0.2}})
+
+
 def test_the_table_of_qualities(tmp_path):
     """Medians over the seeds, ratios to ours, deviations; what is not finished is left out."""
     contest = time_to_quality.Contest(tmp_path, "1min", 8, "cpu")
     for name, fids in {"ours": [0.5, 1.0, 0.75], "diffusers": [3.0], "diffusers_decay": [2.0]}.items():
         for seed, fid in enumerate(fids):
-            training, drawing, score = contest.records(name, seed)
-            score.parent.mkdir(parents=True)
-            left = ["another batch size"] if name == "diffusers" else []
-            write_json(training, {"images": 600, "seconds": 60, "deviations": left})
-            write_json(drawing, {"seconds": 2.0, "evaluations": 20})
-            write_json(score, {"fid": fid, "inception_score": 8.0, "accuracy": None, "real": {"fid": 0.2}})
+            finish(contest, name, seed, fid, ["another batch size"] if name == "diffusers" else [])
     contest.folder("smalldiffusion", 0).mkdir()
-    table = contest.table()
+    table = contest.table(time_to_quality.TABLES[""])
     assert "| **ours** | 600 (600 – 600) | 10.0 (10.0 – 10.0) | 20 | 0.750 (0.500 – 1.000) | 1.0 | 0.200" in table
     assert "| diffusers | 600 | 10.0 | 20 | 3.000 | 4.0 | 0.200 | 8.00 | – | 2.0 |" in table
     assert "| diffusers_decay | 600 | 10.0 | 20 | 2.000 |" in table
+    assert "medians of up to 3 trainings" in table
     assert "- diffusers: another batch size." in table and "smalldiffusion" not in table
+    assert contest.table(time_to_quality.TABLES["_labelled"]) == ""  # nothing but ours
+
+
+def test_contenders_with_labels_have_a_table_of_their_own(tmp_path):
+    """The same training drawn otherwise is a row with the images of that training and its own evaluations."""
+    contest = time_to_quality.Contest(tmp_path, "4min", 8, "cpu")
+    finish(contest, "ours", 0, 0.5, accuracy=0.9)
+    finish(contest, "ours_unlabelled", 0, 1.0, evaluations=12)
+    finish(contest, "nanoflow", 0, 2.0, ["rewritten"], ["ten steps"], accuracy=0.8)
+    finish(contest, "nanoflow_own", 0, 1.5, drawing=["200 steps"], evaluations=400, accuracy=0.85)
+    finish(contest, "diffusers", 0, 3.0)
+    labelled, others = (contest.table(time_to_quality.TABLES[kind]) for kind in ("_labelled", ""))
+    assert "| nanoflow | 600 | 10.0 | 20 | 2.000 | 4.0 | 0.200 | 8.00 | 0.800 | 2.0 |" in labelled
+    assert "| nanoflow_own | 600 | 10.0 | 400 | 1.500 | 3.0 | 0.200 | 8.00 | 0.850 | 2.0 |" in labelled
+    assert "- nanoflow: rewritten; ten steps.\n- nanoflow_own: rewritten; 200 steps." in labelled
+    assert "diffusers" not in labelled and "unlabelled" not in labelled
+    assert "| **ours_unlabelled** | 600 | 10.0 | 12 | 1.000 | 2.0 |" in others and "nanoflow" not in others
+    assert {name for rows in time_to_quality.TABLES.values() for name in rows} >= time_to_quality.PEERS.keys()
 
 
 def test_the_trials_of_a_search_are_ranked_whatever_their_folder(tmp_path):
