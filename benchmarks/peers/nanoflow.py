@@ -127,7 +127,7 @@ class NanoFlow(Peer):
         super().__init__(device, 128, (rewritten,))
         self.scale, self.steps = (3.0, 200) if own else (2.0, EVALUATIONS // 2)
         self.own, self.evaluations = own, 2 * self.steps
-        grid = ", at its times, of which the last is 1" if own else ", at the times of Euler's method (in its favour)"
+        grid = ", at its times, of which the last is 1" if own else ", at Euler's times instead of its own"
         self.drawing = (f"drawn in {self.steps} guided steps of Euler with scale {self.scale:g}{grid}",)
         self.network = UNet().to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
@@ -151,7 +151,7 @@ class NanoFlow(Peer):
         """It has no average."""
 
     def guided(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """v without the label, and `scale` times the way from there to v with it (Ho & Salimans 2022, equation 6)."""
+        """v without the label, and `scale` times the way to v with it (Ho & Salimans 2022, equation 6, w = scale − 1)."""
         free = self.network(x_t, t, torch.full_like(labels, CLASSES))
         return free + self.scale * (self.network(x_t, t, labels) - free)
 
