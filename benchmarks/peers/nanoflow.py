@@ -151,7 +151,7 @@ class NanoFlow(Peer):
         """It has no average."""
 
     def guided(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """v without the label, and `scale` times the way to v with it (Ho & Salimans 2022, equation 6, w = scale − 1)."""
+        """v without the label, and `scale` times the way to v with it (Ho & Salimans 2022, eq. 6, w = scale − 1)."""
         free = self.network(x_t, t, torch.full_like(labels, CLASSES))
         return free + self.scale * (self.network(x_t, t, labels) - free)
 
