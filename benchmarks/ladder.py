@@ -169,7 +169,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "train": "training.batch_size=8 device=cpu",
         "simple": "model.width=8 model.time_width=16",
         "net": "model=unet_tiny model.width=8 model.head_width=8 model.groups=4",
-        "dit": "model.width=16",
+        "dit": "model.width=32",
         "evaluate": "n=60 device=cpu",
     },
 }
