@@ -226,7 +226,8 @@ class Session:
         """What each budget bought."""
         heads = ["`train.py experiment=best …`", "width", "batch", "images seen", "images/s", "FID", "FID, real images"]
         heads += ["recall", "recall, real", "accuracy", "accuracy, real", "copies", "nearer", "seconds to draw"]
-        rows, machines = [], set()
+        rows: list[list[str]] = []
+        machines: set[str] = set()
         for budget, compiled in self.trainings():
             place, words = self.place(budget, compiled), self.words(budget, compiled)
             if words is None or not (place / "metrics.json").exists():
@@ -242,7 +243,8 @@ class Session:
 
     def drawing_table(self) -> str:
         """How long many images take, in batches of each size."""
-        rows, head = [], ""
+        rows: list[list[str]] = []
+        head = ""
         for path, how in (("drawing.json", "no"), ("drawing_compiled.json", f"`{GRAPHS}`")):
             found = read(self.folder / path) if (self.folder / path).exists() else {"batches": []}
             rows += [[how, f"{each['batch']:,}", f"{each['seconds']:.2f}"] for each in found["batches"]]

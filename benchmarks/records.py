@@ -175,7 +175,7 @@ def tables(board: Sequence[dict[str, Any]]) -> str:
     parts: list[str] = []
     made: list[dict[str, Any]] = []
     for kind, budgets in BUDGETS.items():
-        rows = []
+        rows: list[list[str]] = []
         for budget in budgets:
             best = ranked(board, kind, budget)[:LISTED]
             for entry in best:
