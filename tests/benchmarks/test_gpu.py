@@ -119,7 +119,7 @@ def test_mfu_needs_the_peak_of_the_card(tmp_path):
     unknown = gpu.Session(tmp_path, "cuda", gpu.FULL, 0).speeds({"best": [record]})
     assert "MFU: not known" in unknown and "50 %" in unknown  # of the matrix product's
     known = gpu.Session(tmp_path, "cuda", gpu.FULL, 0, peak=1000).speeds({"best": [record]})
-    assert "| MFU |" in known and "90 %" in known and "of 1000 TFLOP/s" in known
+    assert "| MFU |" in known and "90.0 %" in known and "of 1000 TFLOP/s" in known
 
 
 @pytest.mark.parametrize(
