@@ -1,66 +1,97 @@
-"""What a GPU tells in a few minutes: speed, what a budget of training buys, and the rungs of the ladder.
+"""What a GPU tells in a few minutes: speed, what a budget of training buys, the rungs of the ladder, fast drawing.
 
 python benchmarks/gpu.py --minutes 9                      writes the tables of docs/performance.md and docs/ladder.md
-python benchmarks/gpu.py --minutes 4                      goes on with what is not done yet
+python benchmarks/gpu.py --minutes 9                      again: goes on with what is not done yet
 python benchmarks/gpu.py --table                          only write the tables, from what is there
-python benchmarks/gpu.py --small --device cpu --minutes 5    the same in small, to try it out
+python benchmarks/gpu.py --small --device cpu --minutes 5    the same in small, to try it out; writes no page
 
-The parts come in order of their value, each in processes of its own; one that the time left is too short for is not
-started, and one that is still at work when the time is over is ended, and done again by the next call. Rungs of the
-ladder, which see equally many images, run side by side; nothing that is timed does.
+The parts come in order of their value, each in a process of its own that is a child of this one. A part that the time
+left is too short for is not started, so that a shorter one takes its place; one that is still at work when the time is
+over is ended, and done again by the next call. Rungs of the ladder, which see equally many images, run side by side;
+nothing that is timed does. MFU is the share of the card's peak in bf16, from `machine.PEAKS` or --peak-tflops.
 """
 
 import argparse
 import os
+import re
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import ladder as rungs
 import throughput
 from common import PAGE, ROOT, compose, fill, read, run
-from machine import name_of, synchronise
+from machine import name_of, peak_tflops, synchronise
 
 from diffusion.evaluation.document import markdown_table
+from diffusion.records import checkpoint
 from diffusion.records.results import write_json
 from diffusion.training.pacing import budget_seconds
 
 FOLDER = ROOT / "outputs" / "gpu"
-# name → (budget, what else train.py is told)
-BUDGETS = {
-    "1 min, as it stands": ("1min", ""),
-    "1 min": ("1min", "training.batch_size=256"),
-    "2 min": ("2min", "training.batch_size=256 model.width=96"),
-}
-SCALES = ("", "guidance.scale=1.5")  # what the models of the budgets are drawn with
-LADDER = "v ema cosine base improved cfg flow edm dit".split()
-DRAWN = 10_000
+GRAPHS = "device.compile=reduce-overhead"  # replays CUDA graphs of the network
+CONTENDERS = ("best", "diffusers", "best_compiled", "unet_base", "diffusers_wide", "unet_small")
+LADDER = ("base", "improved", "cosine", "ema", "cfg", "v", "flow", "edm", "dit")
+COMPILING = 60  # seconds, at most as a rule
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done: on a GPU, or in small on a CPU."""
+    """How much is done: on a GPU, or in small on a CPU.
+
+    Args:
+        contenders: of the throughput, the most telling first.
+        seconds: of each measurement of speed.
+        budgets: of trainings with `experiment=best`, as that stands.
+        compiled: which of them are repeated with `GRAPHS`, the width and batch size that the plain one had.
+        words: for all of them.
+        n: images that are scored after each.
+        drawn: images that are drawn as fast as it goes.
+        batches: images at once, of which the best counts.
+        scale: of the ladder.
+        ladder: its rungs.
+    """
 
     contenders: Sequence[str]
-    seconds: float  # of each measurement of speed
-    budgets: dict[str, tuple[str, str]]
-    n: int  # images that are scored after each budget
+    seconds: float
+    budgets: Sequence[str]
+    compiled: Sequence[str]
+    words: str
+    n: int
     drawn: int
-    ladder: list[str]
+    batches: Sequence[int]
+    scale: str
+    ladder: Sequence[str]
 
 
-FULL = Size(throughput.CONTENDERS["cuda"], 2.0, BUDGETS, 5000, DRAWN, LADDER)
-SMALL = Size(("best",), 0.2, {"2 s": ("2s", "model.width=8 training.batch_size=8")}, 60, 60, [])
+FULL = Size(
+    *(CONTENDERS, 2.0, ("30s", "1min", "3min"), ("1min", "3min"), ""),
+    *(5000, 10_000, (1000, 2500, 5000, 10_000), "minutes", LADDER),
+)
+SMALL = Size(
+    *(("best",), 0.2, ("2s",), (), "model.width=8 training.batch_size=8"),
+    *(60, 60, (30, 60), "trial", ("v", "dit")),
+)
 
 
 class Session:
-    """One call: what is done, where, and until when."""
+    """One call: what is done, where, and until when.
 
-    def __init__(self, folder: Path, device: str, size: Size, minutes: float) -> None:
-        self.folder, self.device, self.size = folder, device, size
+    Args:
+        folder: of all results.
+        device: "cpu" or "cuda".
+        size: how much is done.
+        minutes: after which everything is ended.
+        peak: TFLOP/s in bf16, where `machine.PEAKS` does not know the card.
+    """
+
+    def __init__(self, folder: Path, device: str, size: Size, minutes: float, peak: float | None = None) -> None:
+        self.folder, self.device, self.size, self.peak = folder, device, size, peak
         self.deadline = time.perf_counter() + 60 * minutes
 
     def left(self) -> float:
@@ -70,7 +101,7 @@ class Session:
         """A process that writes `result`; not where that is there, or where fewer seconds are left than it takes."""
         if result.exists() or self.left() < takes:
             return
-        log = self.folder / "logs" / f"{file_name(what)}.log"
+        log = self.folder / "logs" / f"{what.replace(' ', '_')}.log"
         start = time.perf_counter()
         try:
             run(script, *words, log=log, seconds=max(self.left(), 1))
@@ -81,40 +112,76 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ the parts
 
+    def run(self) -> None:
+        """Everything: what tells the most for its seconds comes first."""
+        self.throughput()
+        for budget in self.size.budgets[:2]:
+            self.budget(budget)
+        self.drawing()
+        self.ladder()
+        for budget, compiled in self.trainings():
+            self.budget(budget, compiled)
+        self.drawing(compiled=True)
+
+    def trainings(self) -> list[tuple[str, bool]]:
+        """Every budget, and whether with `GRAPHS`, each beside the plain one."""
+        return [(budget, how) for budget in self.size.budgets for how in (False, True)
+                if not how or budget in self.size.compiled]  # fmt: skip
+
     def throughput(self) -> None:
         """One measurement of each contender."""
         for name in self.size.contenders:
             result = self.folder / "throughput" / f"{name}.json"
             words = ["--measure", name, "--result", str(result), "--seconds", str(self.size.seconds)]
             words += ["--device", self.device]
-            takes = 8 + 2 * self.size.seconds + 60 * ("compiled" in name)
+            takes = 8 + 2 * self.size.seconds + COMPILING * ("compiled" in name)
             self.call(f"throughput of {name}", result, "benchmarks/throughput.py", *words, takes=takes)
 
-    def place(self, name: str) -> Path:
-        """The folder of a budget."""
-        return self.folder / "budgets" / file_name(name)
+    def place(self, budget: str, compiled: bool = False) -> Path:
+        """The run folder of a budget; its scores are in record/ there, where benchmarks/records.py looks for them."""
+        return self.folder / "budgets" / f"{budget}{'_compiled' if compiled else ''}"
 
-    def budgets(self) -> None:
-        """`experiment=best` for some budgets, scored, and the time that 10,000 images of each take."""
-        for name, (budget, words) in self.size.budgets.items():
-            place = self.place(name)
-            done = place / "run" / "metrics.json"
-            quiet = ["score.n=0", "training.preview_every=0", f"hydra.run.dir={place / 'run'}"]
-            given = ["experiment=best", f"training.budget={budget}", *words.split(), *quiet, f"device={self.device}"]
-            self.call(f"train {name}", done, "train.py", *given, takes=budget_seconds(budget) + 15)
-            if not done.exists():
-                continue
-            for drawn in SCALES:
-                folder = place / f"score{drawn}"
-                given = [f"checkpoint={place / 'run'}", f"n={self.size.n}", f"device={self.device}", *drawn.split()]
-                given.append(f"hydra.run.dir='{folder}'")
-                self.call(f"score {name} {drawn}", folder / "metrics.json", "evaluate.py", *given, takes=20)
-            given = ["--draw", str(place), "--device", self.device, "--n", str(self.size.drawn)]
-            self.call(f"draw {name}", place / "drawing.json", "benchmarks/gpu.py", *given, takes=15)
+    def words(self, budget: str, compiled: bool) -> list[str] | None:
+        """What `experiment=best` is told for a budget; a compiled one needs the plain one, and is None before."""
+        given = [f"training.budget={budget}", *self.size.words.split()]
+        if not compiled:
+            return given
+        plain = self.place(budget) / "metrics.json"
+        if not plain.exists():
+            return None
+        config = read(plain)["config"]
+        chosen = [f"model.width={config['model']['width']}", f"training.batch_size={config['training']['batch_size']}"]
+        return [given[0], *chosen, GRAPHS]
+
+    def budget(self, budget: str, compiled: bool = False) -> None:
+        """A training with `experiment=best`, and its scores."""
+        place, words = self.place(budget, compiled), self.words(budget, compiled)
+        if words is None:
+            return
+        takes, what = budget_seconds(budget) + 15, f"{budget}{' compiled' if compiled else ''}"
+        if not (place / "metrics.json").exists() and self.left() > takes:
+            shutil.rmtree(place, ignore_errors=True)  # half a budget, and the rest in another call, is not the same
+        given = ["experiment=best", *words, "score.n=0", "training.preview_every=0", f"device={self.device}"]
+        self.call(f"train {what}", place / "metrics.json", "train.py", *given, f"hydra.run.dir={place}", takes=takes)
+        if (place / "metrics.json").exists():
+            result = place / "record" / "metrics.json"
+            given = [f"checkpoint={place}", f"n={self.size.n}", f"device={self.device}"]
+            self.call(f"score {what}", result, "evaluate.py", *given, f"hydra.run.dir={result.parent}", takes=20)
+
+    def drawing(self, compiled: bool = False) -> None:
+        """Many images by the longest of the plain runs, as fast as it goes."""
+        done = [place for budget in self.size.budgets if ((place := self.place(budget)) / "metrics.json").exists()]
+        if done and not (compiled and not self.size.compiled):
+            result = self.folder / f"drawing{'_compiled' if compiled else ''}.json"
+            words = ["--draw", str(done[-1]), "--result", str(result), "--device", self.device]
+            words += ["--n", str(self.size.drawn), "--batches", *map(str, self.size.batches)]
+            words += ["--compile"] if compiled else []
+            what = f"draw{' compiled' if compiled else ''}"
+            self.call(what, result, "benchmarks/gpu.py", *words, takes=25 + 2 * COMPILING * compiled)
 
     def ladder(self) -> None:
         """The rungs, some side by side: a dozen at once would keep each other waiting for the GPU."""
-        ladder = rungs.Ladder("minutes", self.folder / "ladder", 1, self.deadline)
+        ladder = rungs.Ladder(self.size.scale, self.folder / "ladder", 1, self.deadline)
 
         def rung(name: str) -> None:
             if self.left() > 20:
@@ -123,7 +190,7 @@ class Session:
                 except SystemExit as error:
                     print(f"{name}: {error}", flush=True)
 
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(4 if self.device == "cuda" else 1) as pool:
             list(pool.map(rung, self.size.ladder))
 
     # ----------------------------------------------------------------------------------------------- the tables
@@ -134,88 +201,120 @@ class Session:
         results = {name: self.folder / "throughput" / f"{name}.json" for name in self.size.contenders}
         found = {name: [read(path)] for name, path in results.items() if path.exists()}
         if found:
-            self.fill(PAGE, f"throughput{suffix}", "throughput.py", throughput.table(found, "diffusers", None))
-        rows, machine = [], ""
-        for name, (budget, words) in self.size.budgets.items():
-            for drawn in SCALES:
-                scores, drawing = self.place(name) / f"score{drawn}" / "metrics.json", self.place(name) / "drawing.json"
-                if drawing.exists() and (scores.exists() or not drawn):
-                    told = f"training.budget={budget} {words}".strip()
-                    rows.append(budget_row(told, drawn, read(scores) if scores.exists() else None, read(drawing)))
-                    machine = read(drawing)["machine"]
-        if rows:
-            heads = ["`train.py experiment=best …`", "drawn with", "images seen", "images/s", "FID", "FID, real images"]
-            heads += ["recall", "recall, real", "accuracy", "accuracy, real", f"seconds to draw {self.size.drawn:,}"]
-            self.fill(
-                PAGE, f"budgets{suffix}", "gpu.py", f"{machine}; n = {self.size.n:,}.\n\n{markdown_table(heads, rows)}"
-            )
-        if self.size.ladder:
-            rungs.Ladder("minutes", self.folder / "ladder", 1).write(self.size.ladder)
+            self.fill(PAGE, f"throughput{suffix}", "throughput.py", self.speeds(found))
+        self.fill(PAGE, f"budgets{suffix}", "gpu.py", self.budget_table())
+        self.fill(PAGE, f"drawing{suffix}", "gpu.py", self.drawing_table())
+        ladder = rungs.Ladder(self.size.scale, self.folder / "ladder", 1)
+        self.fill(rungs.PAGE, self.size.scale, "ladder.py", ladder.text(self.size.ladder))
 
     def fill(self, page: Path, mark: str, script: str, text: str) -> None:
-        print(text, flush=True)
-        if self.size is FULL and not fill(page, mark, f"benchmarks/{script}", text):
+        print(f"\n{text}", flush=True)
+        known = text != "Not measured."  # else what an earlier machine measured stays
+        if self.size is FULL and known and not fill(page, mark, f"benchmarks/{script}", text):
             print(f"{os.path.relpath(page)} has no place for the table {mark}.")
 
+    def speeds(self, found: dict[str, list[dict[str, Any]]]) -> str:
+        """The table of the throughput, with MFU where the card's peak is known."""
+        machine = next(iter(found.values()))[0]["machine"]
+        peak = self.peak or peak_tflops(machine)
+        table = throughput.table(found, "diffusers", peak and 1000 * peak)
+        if peak:
+            return f"{table}\n\nMFU: of {peak:g} TFLOP/s, the peak of {machine} in bf16."
+        return f"{table}\n\nMFU: not known, for the peak of {machine} in bf16 is not: `--peak-tflops` says it."
 
-def file_name(words: str) -> str:
-    """Words as the name of a file."""
-    return words.strip().replace(" ", "_").replace(",", "")
+    def budget_table(self) -> str:
+        """What each budget bought."""
+        heads = ["`train.py experiment=best …`", "width", "batch", "images seen", "images/s", "FID", "FID, real images"]
+        heads += ["recall", "recall, real", "accuracy", "accuracy, real", "copies", "nearer", "seconds to draw"]
+        rows: list[list[str]] = []
+        machines: set[str] = set()
+        for budget, compiled in self.trainings():
+            place, words = self.place(budget, compiled), self.words(budget, compiled)
+            if words is None or not (place / "metrics.json").exists():
+                continue
+            scores = place / "record" / "metrics.json"
+            state = checkpoint.load(place / checkpoint.LAST)
+            rows.append([f"`{' '.join(words)}`", *budget_row(state, read(scores) if scores.exists() else None)])
+            log = (place / "train.log").read_text(encoding="utf-8")
+            machines |= set(re.findall(r"Device: (?:cuda:\d+ )?(.*)\.$", log, re.MULTILINE))
+        if not rows:
+            return "Not measured."
+        return f"{', '.join(sorted(machines))}; n = {self.size.n:,}.\n\n{markdown_table(heads, rows)}"
+
+    def drawing_table(self) -> str:
+        """How long many images take, in batches of each size."""
+        rows: list[list[str]] = []
+        head = ""
+        for path, how in (("drawing.json", "no"), ("drawing_compiled.json", f"`{GRAPHS}`")):
+            found = read(self.folder / path) if (self.folder / path).exists() else {"batches": []}
+            rows += [[how, f"{each['batch']:,}", f"{each['seconds']:.2f}"] for each in found["batches"]]
+            if found["batches"]:
+                head = f"{found['machine']}; {found['n']:,} images of width {found['width']}, {found['evaluations']:g} "
+                head += "network evaluations each; medians of three, after a warm-up."
+        return (
+            f"{head}\n\n{markdown_table(['compiled', 'images at once', 'seconds'], rows)}" if rows else "Not measured."
+        )
 
 
-def budget_row(words: str, drawn: str, scores: dict[str, Any] | None, drawing: dict[str, Any]) -> list[str]:
-    """One row of the table of budgets."""
-    keys = [(key, real) for key in ("fid", "recall", "accuracy") for real in (False, True)]
-    return [
-        f"`{words}`",
-        f"`{drawn}`" if drawn else "the run's own",
-        f"{drawing['images']:,}",
-        f"{drawing['images'] / drawing['training_seconds']:,.0f}",
-        *("not measured" if scores is None else f"{(scores['real'] if r else scores)[key]:.3f}" for key, r in keys),
-        f"{drawing['seconds']:.1f}",
-    ]
+def budget_row(state: dict[str, Any], scores: dict[str, Any] | None) -> list[str]:
+    """One row of the table of budgets but its first cell, of a checkpoint and its scores."""
+    config = state["config"]
+    images = state["step"] * config["training"]["batch_size"]
+    row = [str(config["model"]["width"]), str(config["training"]["batch_size"]), f"{images:,}"]
+    row.append(f"{images / state['seconds']:,.0f}")
+    if scores is None:
+        return [*row, *["not measured"] * 9]
+    pairs = [scope[key] for key in ("fid", "recall", "accuracy") for scope in (scores, scores["real"])]
+    found = scores["memorisation"]
+    row += ["–" if value is None else f"{value:.3f}" for value in pairs]
+    return [*row, f"{found['copies']:.4f}", f"{found['nearer_than_real']:.4f}", f"{scores['settings']['seconds']:.1f}"]
 
 
-def draw(place: Path, device: str, n: int) -> None:
-    """Draw with the model of a budget as fast as it goes, after a warm-up of one batch; writes drawing.json."""
+def draw(run: Path, result: Path, device: str, n: int, batches: Sequence[int], compiled: bool) -> None:
+    """Draw n images with a model in batches of several sizes, each after a warm-up of one batch; writes `result`."""
     from diffusion.config import trained
 
-    cfg = compose("sample", f"checkpoint={place / 'run'}", f"device={device}")
+    cfg = compose("sample", f"checkpoint={run}", f"device={device}", *([GRAPHS] if compiled else []))
     model, state = trained.open_model(cfg)
-    sampler, batch = trained.choose_sampler(cfg.sampler, state["config"]), model.device.images_at_once(None)
+    sampler, place = trained.choose_sampler(cfg.sampler, state["config"]), model.device.torch_device
 
-    def drawn(count: int) -> float:
-        synchronise(model.device.torch_device)
+    def seconds(count: int, batch: int) -> float:
+        synchronise(place)
         start = time.perf_counter()
         model.draw(sampler, count, model.labels(count), 0, batch)
         return time.perf_counter() - start
 
-    drawn(min(batch, n))
-    record: dict[str, Any] = {"seconds": drawn(n), "n": n, "evaluations": model.evaluations}
-    record["images"] = state["step"] * state["config"]["training"]["batch_size"]
-    record |= {"training_seconds": state["seconds"], "machine": name_of(model.device.torch_device)}
-    write_json(place / "drawing.json", record)
+    found = []
+    for batch in batches:
+        seconds(min(batch, n), batch)
+        found.append({"batch": batch, "seconds": median(seconds(n, batch) for _ in range(3))})
+        print(f"{n} images, {batch} at once: {found[-1]['seconds']:.2f} s", flush=True)
+    record = {"batches": found, "n": n, "evaluations": model.evaluations, "width": state["config"]["model"]["width"]}
+    write_json(result, {**record, "machine": name_of(place), "compiled": compiled})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9, help="after which everything is ended")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--peak-tflops", type=float, help="of the card in bf16")
     parser.add_argument("--small", action="store_true", help="little of everything")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--table", action="store_true", help="only write the tables")
-    parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
+    for word in ("--draw", "--result"):
+        parser.add_argument(word, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--n", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=int, nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.draw:
-        draw(given.draw, given.device, given.n)
+        draw(given.draw, given.result, given.device, given.n, given.batches, given.compile)
         return
-    session = Session(given.folder.resolve(), given.device, SMALL if given.small else FULL, given.minutes)
+    size = SMALL if given.small else FULL
+    session = Session(given.folder.resolve(), given.device, size, given.minutes, given.peak_tflops)
     try:
         if not given.table:
-            session.throughput()
-            session.budgets()
-            session.ladder()
+            session.run()
     finally:
         session.write()
 

@@ -156,13 +156,21 @@ SCALES: dict[str, dict[str, Any]] = {
         "dit": "",
         "evaluate": "n=10000 device=cuda",
     },
-    "minutes": {  # of benchmarks/gpu.py
-        "images": 128_000,
-        "train": "device=cuda training.checkpoint_every=500",
+    "minutes": {  # of benchmarks/gpu.py; 400 steps of the default batch size
+        "images": 51_200,
+        "train": "device=cuda training.checkpoint_every=0",
         "simple": "",
         "net": "model=unet_small",
         "dit": "",
         "evaluate": "n=5000 device=cuda",
+    },
+    "trial": {  # of benchmarks/gpu.py --small
+        "images": 32,
+        "train": "training.batch_size=8 device=cpu",
+        "simple": "model.width=8 model.time_width=16",
+        "net": "model=unet_tiny model.width=8 model.head_width=8 model.groups=4",
+        "dit": "model.width=32",
+        "evaluate": "n=60 device=cpu",
     },
 }
 DRAW = "sampler=ddim sampler.steps=25"
@@ -289,8 +297,8 @@ class Ladder:
             heads, [[f"**{rung.name}**: {row[0]}", *row[1:]] for rung, row in zip(rungs, rows, strict=True)]
         )
 
-    def write(self, names: Sequence[str] = ()) -> None:
-        """The tables of this scale into the page: of these rungs, or all."""
+    def text(self, names: Sequence[str] = ()) -> str:
+        """The tables of this scale in Markdown: of these rungs, or all."""
         parts = []
         for title, rows in TABLES.items():
             chosen = [rung for rung in rows if not names or rung.name in names]
@@ -302,7 +310,11 @@ class Ladder:
             real = some["real"]
             parts.insert(0, f"Real test images, as many: FID {real['fid']:.3f}, IS {real['inception_score']:.2f}, "
                             f"accuracy {real['accuracy']:.3f}.\n")  # fmt: skip
-        if not fill(PAGE, self.scale, "benchmarks/ladder.py", "\n".join(parts).rstrip()):
+        return "\n".join(parts).rstrip()
+
+    def write(self) -> None:
+        """All tables of this scale, into the page."""
+        if not fill(PAGE, self.scale, "benchmarks/ladder.py", self.text()):
             raise SystemExit(f"{PAGE} has no place for the tables of {self.scale}.")
 
 

@@ -1,6 +1,7 @@
 """What a machine does and takes: speed of some work, of a product of matrices, peak memory."""
 
 import platform
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -11,6 +12,18 @@ import torch
 
 SIDE = 2048
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# TFLOP/s of dense matrix products in bf16 by NVIDIA's data sheets, the first whose words are all in a card's name.
+PEAKS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "RTX 4090": 165,
+    "L4": 121,
+    "T4": 65,  # in fp16: it has no units for bf16
+}
 
 
 def rate(work: Callable[[], object], seconds: float, device: torch.device) -> float:
@@ -70,3 +83,10 @@ def name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
+
+
+def peak_tflops(name: str) -> float | None:
+    """TFLOP/s in bf16 of the GPU that PyTorch calls `name`; None where they are not known."""
+    words = set(re.split(r"[\s-]", name))
+    known = [] if "Laptop" in words else [peak for card, peak in PEAKS.items() if words.issuperset(card.split())]
+    return known[0] if known else None

@@ -195,7 +195,7 @@ def table(found: dict[str, list[dict[str, Any]]], against: str, peak: float | No
                 "–" if unit is None else f"{speed / unit:.2f}",
                 middle(values(name, "forward_images_per_second"), 1),
                 f"{median(values(name, 'training_gflop_per_second')):,.0f}",
-                f"{median(map(share, records)):.0f} %",
+                f"{median(map(share, records)):.{1 if peak else 0}f} %",
                 f"{median(values(name, 'peak_memory_mib')):,.0f} MiB",
             ]
         )

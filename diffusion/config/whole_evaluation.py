@@ -6,6 +6,7 @@ model or the images themselves in the place of checkpoint= or samples=.
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,13 +221,15 @@ def from_model(
         "sampler": sampler.describe().replace(f", {sampler.steps} steps", ""),
         "steps": sampler.steps,
         "evaluations": 0.0,
+        "seconds": 0.0,  # of drawing
         "guidance": scale if isinstance(scale, int | float) else sum(scale) / len(scale),
         "seed": cfg.seed,
         "weights": weights,
     }
     for seed in range(cfg.seed, cfg.seed + cfg.repeats):
-        labels = model.labels(cfg.n)
+        labels, start = model.labels(cfg.n), time.perf_counter()
         images = model.draw(sampler, cfg.n, labels, seed, batch_size, progress=True)
+        extra["settings"]["seconds"] += time.perf_counter() - start
         extra["settings"]["evaluations"] = model.evaluations
         file = "samples.npz" if seed == cfg.seed else f"samples_seed{seed}.npz"
         if ranks.first() and folder is not None:

@@ -8,7 +8,6 @@ from diffusion.records.results import write_json
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import common
-import gpu
 import roofline
 import scaling
 import search
@@ -111,24 +110,6 @@ def test_operations_belong_to_one_kind_each():
         "aten::_foreach_lerp_": "averages of the weights",
     }
     assert {operation: roofline.kind_named(operation) for operation in kinds} == kinds
-
-
-def test_gpu_shows_what_is_not_measured(tmp_path, capsys):
-    session = gpu.Session(tmp_path, "cuda", gpu.SMALL, 1)
-    place = session.place("2 s")
-    record = {"seconds": 4.0, "n": 60, "evaluations": 20, "images": 640, "training_seconds": 2.0, "machine": "a GPU"}
-    write_json(place / "drawing.json", record)
-    session.write()
-    row = next(line for line in capsys.readouterr().out.splitlines() if "budget=2s" in line)
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[2:4] == ["640", "320"] and cells[4:10] == ["not measured"] * 6 and cells[10] == "4.0"
-
-
-def test_gpu_starts_nothing_that_it_has_no_time_for(tmp_path):
-    session = gpu.Session(tmp_path, "cpu", gpu.SMALL, 0)
-    session.throughput()
-    session.budgets()
-    assert not list(tmp_path.rglob("*"))
 
 
 def test_the_table_of_sizes_has_a_row_for_each_and_a_speed_for_each_model():

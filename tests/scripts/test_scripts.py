@@ -93,6 +93,7 @@ def test_scoring_a_model_its_samples_and_a_folder(trained, run, tmp_path):
     both = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert both["n"] == 30 and "2 steps" in both["protocol"]["images"] and both["seeds"]["count"] == 2
     assert both["settings"]["evaluations"] == 4 and both["settings"]["guidance"] == 2  # guided: two for each step
+    assert both["settings"]["seconds"] > 0
     text = (tmp_path / "model" / "report.md").read_text()
     assert "test images" in text and "±" in text and "sampling seeds" in text
     assert "data:image/png" in (tmp_path / "model" / "report.html").read_text()
