@@ -1,0 +1,165 @@
+"""What the settings that a run leaves open (`auto`) become: by the rule of diffusion/training/rule.py, from the images
+that it will see. With a length in time these follow from the speed, which is measured here and now for several widths.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusion.config.build import Recipe, build
+from diffusion.config.left_open import left_open
+from diffusion.config.settings import Config
+from diffusion.system import ranks
+from diffusion.system.device import Device
+from diffusion.system.errors import UserError
+from diffusion.training import rule
+from diffusion.training.parts import Parts
+from diffusion.training.plan import Plan
+from diffusion.training.speed import LEAST, SHARE, Measured
+
+log = logging.getLogger("diffusion")
+ALWAYS = {0: 1.0, 1: 0.0}  # dropout of labels → the one scale that a network can be guided by
+UNITS = (("hour", 3600), ("minute", 60), ("second", 1))
+
+
+@dataclass
+class Chosen:
+    """What came of the choice, besides the numbers in the config.
+
+    Args:
+        tuned: settings of guidance that are chosen anew after training.
+        spent: seconds of the budget that it took.
+        threads: of the CPU, where they were chosen on the way.
+    """
+
+    tuned: list[str] = field(default_factory=list)
+    spent: float = 0.0
+    threads: int | None = None
+
+
+def choose(
+    config: Config, data: Any, image: Config, device: Device, make: Callable[[Recipe, Device, Plan], Parts]
+) -> Chosen:
+    """Let what the config of a new run leaves open be numbers, in the config itself, and say in the log what and why.
+
+    Args:
+        config: of the run; its types are checked.
+        data, image: what it learns from.
+        device: where.
+        make: the parts of a training with new weights.
+    """
+    names = left_open(config)
+    if not names:
+        return Chosen()
+    parts_of_batch = config["training"]["accumulate"] * ranks.size()
+    fill(config, names, rule.FIRST, -(-rule.BATCH // parts_of_batch) * parts_of_batch, 1)  # so that it can be built
+    plan, counts = build(config["training"], "training"), parameters(config, image, "model.width" in names)
+    found = None
+    if plan.seconds is None:
+        images = plan.total_steps(len(data.train)) * plan.batch_size
+        width, why = rule.width_for(counts, images), f"For {rounded(images)} images"
+    elif plan.seconds * SHARE < LEAST:
+        speeds = rule.Speeds({rule.FIRST: rule.USUAL})
+        width = rule.width_in_time(counts, speeds, plan.seconds)
+        images = plan.seconds * speeds(width)
+        why = f"In {in_words(plan.seconds)}, too short a time to measure anything, for about {rounded(images)} images"
+    else:
+        found = measured(config, names, plan, counts, image, device, make)
+        width = found.choose_width(counts)
+        images, rate = found.images(width), rule.Speeds(found.speeds)(width)
+        network = f"a network of width {width}" if "model.width" in names else "this network"
+        why = f"At {rounded(rate)} images/s {network} sees {rounded(images)} images in {in_words(plan.seconds)}"
+    fill(config, names, width, plan.batch_size if found is None else found.batch, images)
+    tell(config, names, why, images / len(data.train), found)
+    guided = config["guidance"].get("dropout") not in ALWAYS
+    tuned = [name for name in names if name.startswith("guidance.") and guided]
+    return Chosen(tuned) if found is None else Chosen(tuned, found.spent, found.threads)
+
+
+def measured(
+    config: Config,
+    names: Sequence[str],
+    plan: Plan,
+    counts: Mapping[int, int],
+    image: Config,
+    device: Device,
+    make: Callable[[Recipe, Device, Plan], Parts],
+) -> Measured:
+    """What measures the speed, at the batch size of the run; arguments as of `choose`."""
+    place = copy.copy(device)
+    place.compile = False  # which takes longer than measuring may
+
+    def trial(width: int, batch: int) -> tuple[Parts, Plan]:
+        changed = copy.deepcopy(config)
+        fill(changed, [name for name in names if name in ("model.width", "training.batch_size")], width, batch, 1)
+        training = build(changed["training"], "training")
+        return make(Recipe(changed, image), place, training), training
+
+    found = Measured(trial, config["seed"], plan.seconds or 0.0)
+    found.batch = plan.batch_size
+    if "training.batch_size" in names and device.torch_device.type != "cpu":
+        found.choose_batch(counts)
+    return found
+
+
+def fill(config: Config, names: Sequence[str], width: int, batch: int, images: float) -> None:
+    """Give settings that are left open their numbers."""
+    row, dropout = rule.numbers(images), config["guidance"].get("dropout")
+    values = {
+        "model.width": width,
+        "training.batch_size": batch,
+        "optimizer.lr": row.lr,
+        "ema.width": row.ema,
+        "guidance.scale": ALWAYS.get(dropout, row.scale),
+        "guidance.interval": [0.0, row.high],
+    }
+    for name in names:
+        group, _, inner = name.partition(".")
+        config[group] = {**config[group], inner: values[name]}
+
+
+def parameters(config: Config, image: Config, free: bool) -> dict[int, int]:
+    """Width → parameters of the network, of all widths that it can have, or where it is not free of the one it has.
+
+    Raises:
+        UserError: it can have none; as the network itself says it.
+    """
+    found, refusal = {}, None
+    for width in rule.WIDTHS if free else (config["model"].get("width"),):
+        changed = {**config, "model": {**config["model"], "width": width}} if free else config
+        try:
+            skeleton = Recipe(changed, image).skeleton()
+        except UserError as error:  # no multiple of what the network asks for
+            refusal = error
+            continue
+        found[width if isinstance(width, int) else rule.FIRST] = sum(p.numel() for p in skeleton.parameters())
+    if refusal is not None and not found:
+        raise refusal
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- in the log
+
+
+def tell(config: Config, names: Sequence[str], why: str, passes: float, found: Measured | None) -> None:
+    """Say what was chosen and why; `passes` are those through the training images."""
+    values = [f"{name}={config[group][inner]}" for name in names for group, _, inner in [name.partition(".")]]
+    log.info("%s: %s.", why, " ".join(values).replace(", ", ","))
+    if found is not None:
+        speeds = ", ".join(f"{rounded(rate)} at width {width}" for width, rate in sorted(found.speeds.items()))
+        log.info("Measured in %.1f s, which count: %s images/s.", found.spent, speeds)
+    if passes > 100:
+        log.info("Each training image is seen about %s times: more images would teach more.", rounded(passes))
+
+
+def rounded(value: float) -> str:
+    """A number in three digits."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def in_words(seconds: float) -> str:
+    """A time such as "4 minutes"."""
+    unit, size = next((each for each in UNITS if seconds >= each[1]), UNITS[-1])
+    return f"{seconds / size:g} {unit}{'' if seconds == size else 's'}"
