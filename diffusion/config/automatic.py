@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusion.config.build import Recipe, build
 from diffusion.config.left_open import left_open
-from diffusion.config.settings import Config
+from diffusion.config.settings import Config, in_context
 from diffusion.system import ranks
 from diffusion.system.device import Device
 from diffusion.system.errors import UserError
@@ -53,12 +53,15 @@ def choose(
     names = left_open(config)
     if not names:
         return Chosen()
-    parts_of_batch = config["training"]["accumulate"] * ranks.size()
+    parts_of_batch = max(1, config["training"]["accumulate"]) * ranks.size()
     fill(config, names, rule.FIRST, -(-rule.BATCH // parts_of_batch) * parts_of_batch, 1)  # so that it can be built
     plan, counts = build(config["training"], "training"), parameters(config, image, "model.width" in names)
     found = None
     if plan.seconds is None:
-        images = plan.total_steps(len(data.train)) * plan.batch_size
+        try:
+            images = float(plan.total_steps(len(data.train)) * plan.batch_size)
+        except (ValueError, OverflowError) as error:  # of a length that is none for so many images
+            raise UserError(in_context("training", config["training"], error)) from error
         width, why = rule.width_for(counts, images), f"For {rounded(images)} images"
     elif plan.seconds * SHARE < LEAST:
         speeds = rule.Speeds({rule.FIRST: rule.USUAL})
@@ -132,7 +135,7 @@ def parameters(config: Config, image: Config, free: bool) -> dict[int, int]:
         try:
             skeleton = Recipe(changed, image).skeleton()
         except UserError as error:  # no multiple of what the network asks for
-            refusal = error
+            refusal = refusal or error
             continue
         found[width if isinstance(width, int) else rule.FIRST] = sum(p.numel() for p in skeleton.parameters())
     if refusal is not None and not found:

@@ -19,7 +19,6 @@ from diffusion.records import checkpoint
 from diffusion.records.trackers import choose
 from diffusion.system import ranks
 from diffusion.system.errors import UserError, brief
-from diffusion.training import tuning
 
 log = logging.getLogger("diffusion")
 
@@ -42,6 +41,7 @@ def build_trainer(
         group: name of the sweep that the run is part of.
     """
     from diffusion.config import automatic  # here: who draws from a model needs nothing of this
+    from diffusion.training import tuning
     from diffusion.training.loop import Trainer
 
     if resume is not None and resume["optimizer"] is None:
