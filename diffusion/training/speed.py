@@ -116,7 +116,7 @@ class Measured:
 
     def choose_width(self, parameters: dict[int, int]) -> int:
         """The best width: the one that looks best is measured, until that is one which was measured before."""
-        width = min(parameters, key=lambda each: abs(each - rule.FIRST))
+        width = self.best(parameters) if self.speeds else min(parameters, key=lambda each: abs(each - rule.FIRST))
         while width not in self.speeds and (not self.speeds or self.spent < self.limit):
             rate = self.rate(width, self.batch)
             if rate:
