@@ -129,11 +129,12 @@ def parameters(config: Config, image: Config, free: bool) -> dict[int, int]:
     Raises:
         UserError: it can have none; as the network itself says it.
     """
-    found, refusal = {}, None
+    found, refusal, recipe = dict[int, int](), None, Recipe(config, image)
     for width in rule.WIDTHS if free else (config["model"].get("width"),):
-        changed = {**config, "model": {**config["model"], "width": width}} if free else config
+        if free:
+            recipe.config = {**config, "model": {**config["model"], "width": width}}
         try:
-            skeleton = Recipe(changed, image).skeleton()
+            skeleton = recipe.skeleton()
         except UserError as error:  # no multiple of what the network asks for
             refusal = refusal or error
             continue

@@ -1,6 +1,7 @@
 """Config → the trainer of a run, with all it needs: data, network, average, optimizer, scores."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,15 @@ def open_places(trainer: Any, config: Config) -> None:
         raise
 
 
-def at_hand(features: Config, data: Any, device: Any) -> Any:
-    """What compares images with those of `data`, where the package brings a classifier for it; else None."""
+def at_hand(features: Config, data: Any, device: Any) -> Callable[[], Any] | None:
+    """Makes what compares images with those of `data`, where the package brings a classifier for it; else None."""
     from diffusion.evaluation.reference import reference_of
 
     kind = str(features["_target_"]).rpartition(".")[2]
     if data.packaged_scorer is None or kind not in ("automatic", "ClassifierFeatures") or features.get("weights"):
         return None
     place = device.torch_device
-    return ranks.by_first(lambda: reference_of(build(features, "features", data=data, device=place)))
+    return lambda: ranks.by_first(lambda: reference_of(build(features, "features", data=data, device=place)))
 
 
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:

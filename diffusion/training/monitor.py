@@ -1,5 +1,6 @@
 """What a run shows of itself: sample grids with the same noise and labels throughout, held-out loss, and scores."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Monitor:
 
     Attributes:
         scorer: gives scores, where there is one.
-        judge: what guidance is chosen by, where there is no scorer.
+        judge: makes what guidance is chosen by, where there is no scorer.
     """
 
     model: ImageModel
@@ -61,7 +62,7 @@ class Monitor:
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} must be 0 or more")
         self.scorer: Scorer | None = None
-        self.judge: Reference | None = None
+        self.judge: Callable[[], Reference] | None = None
         self.held_out = min(self.held_out, len(self.parts.data.test))
         self.at_once = self.model.device.images_at_once(batch_size, self.model.shape[1:])
         self.scores: dict[str, Any] | None = None
@@ -71,7 +72,9 @@ class Monitor:
     @property
     def reference(self) -> Reference | None:
         """The real images that what is drawn here can be compared with."""
-        return self.judge if self.scorer is None else self.scorer.reference
+        if self.scorer is not None:
+            return self.scorer.reference
+        return None if self.judge is None else self.judge()
 
     def preview(self, step: int, number: int = 0) -> None:
         """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss; the so-many-th."""

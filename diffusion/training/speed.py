@@ -75,31 +75,38 @@ class Measured:
 
     def __init__(self, make: Callable[[int, int], tuple[Parts, Plan]], seed: int, seconds: float) -> None:
         self.make, self.seed, self.seconds = make, seed, seconds
-        self.limit = min(MOST, SHARE * seconds)
+        self.limit = self.share = min(MOST, SHARE * seconds)
         self.speeds: dict[int, float] = {}
-        self.batch, self.spent, self.threads = rule.BATCH, 0.0, None
-        self.begun = False
+        self.batch, self.spent, self.begun = rule.BATCH, 0.0, False
+        self.threads: int | None = None
 
     def rate(self, width: int, batch: int) -> float:
         """Images per second; 0 where the memory is too small."""
-        clock = Clock()
+        clock, first = Clock(), not self.begun
         with torch.random.fork_rng(devices=[]):  # dropout
             parts, plan = self.make(width, batch)
-            if not self.begun:
+            if first:
                 self.threads = threads.choose(parts, batch, 0, self.seconds)
                 clock, self.begun = Clock(), True
             try:
-                found = batch / step_seconds(parts, plan, self.seed, self.limit / 4)
+                found = batch / step_seconds(parts, plan, self.seed, self.share / 4)
             except (RuntimeError, MemoryError) as error:
                 if not too_small(error) or ranks.size() > 1:
                     raise
                 found = 0.0
-            self.spent += clock()
+        self.spent += clock()
+        if first and parts.device.torch_device.type != "cpu":  # which takes its time to start, and would in training
+            self.limit += self.spent
         return found
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return max(self.seconds - self.spent, 1.0)
 
     def images(self, width: int) -> float:
         """Images that a network sees in what is left of the budget."""
-        return (self.seconds - self.spent) * rule.Speeds(self.speeds)(width)
+        return self.left * rule.Speeds(self.speeds)(width)
 
     def choose_batch(self, parameters: dict[int, int]) -> None:
         """Double the batch as long as steps of twice as many images teach more in the time, as on a GPU that mostly
@@ -122,7 +129,7 @@ class Measured:
             if rate:
                 self.speeds[width] = rate
             elif width == min(parameters):  # whose run tells that the memory is too small
-                break
+                self.speeds[width] = rule.USUAL
             else:
                 parameters = {each: count for each, count in parameters.items() if each < width}
             width = self.best(parameters) if self.speeds else max(parameters)
@@ -130,4 +137,4 @@ class Measured:
 
     def best(self, parameters: dict[int, int]) -> int:
         """The best width by the speeds so far."""
-        return rule.width_in_time(parameters, rule.Speeds(self.speeds), self.seconds - self.spent, self.batch)
+        return rule.width_in_time(parameters, rule.Speeds(self.speeds), self.left, self.batch)

@@ -29,6 +29,7 @@ RATIO_OF_ENDS, GAIN = 1.5, 0.98  # between two ends of the interval; how much be
 # Of the images seen in training, how many are drawn for each scale: with about five of them a tenth of the training's
 # work. So the choice depends on no clock, but for the longest time that a run whose length is a time may take for it.
 SHARE, LEAST, MOST, LONGEST = 0.003, 50, 400, 60.0
+OTHER = 7919  # seed of the noise: not that of the images that are scored
 MANY_FEATURES = 512  # of which a few hundred images say too little
 
 
@@ -54,15 +55,14 @@ def tune(monitor: Monitor, names: Sequence[str], images: int, longest: float = m
         images: seen in training.
         longest: seconds after which no more is tried.
     """
-    model, reference, n = monitor.model, monitor.reference, min(MOST, int(SHARE * images))
-    before = model.guidance
+    model, n = monitor.model, min(MOST, int(SHARE * images))
+    before, reference, why = model.guidance, None, None
     if not isinstance(before, ClassifierFree) or isinstance(before.scale, Sequence):
         return None
-    why = None
-    if reference is None:
-        why = "nothing here scores images (score.n=0)"
-    elif n < LEAST:
+    if n < LEAST:
         why = "the training was too short"
+    elif (reference := monitor.reference) is None:
+        why = "nothing here scores images (score.n=0)"
     elif len(reference.moments.mean) > MANY_FEATURES:
         why = f"a few hundred images say too little in {len(reference.moments.mean)} features"
     if reference is None or why is not None:
@@ -74,8 +74,8 @@ def tune(monitor: Monitor, names: Sequence[str], images: int, longest: float = m
     def score(guidance: ClassifierFree) -> float:
         model.guidance = guidance
         labels = model.labels(n)
-        drawn = Images(model.draw(monitor.sampler, n, labels, monitor.seed, monitor.at_once), labels)
-        return ranks.first_alone(lambda: fid(reference, real, drawn))
+        drawn = model.draw(monitor.sampler, n, labels, monitor.seed + OTHER, monitor.at_once, progress=True)
+        return ranks.first_alone(lambda: fid(reference, real, Images(drawn, labels)))
 
     try:
         found = search(before, names, score, lambda: late(start, longest), tried)

@@ -1,6 +1,7 @@
 """How fast a training is: measured on its own step, in a few steps of a few widths."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_all_of_little_memory_is_told_from_other_errors(monkeypatch):
 
     monkeypatch.setattr(speed, "step_seconds", fails)
     monkeypatch.setattr(speed.threads, "choose", lambda *_: None)
-    found = Measured(lambda width, batch: (None, None), 0, 60.0)
+    parts = SimpleNamespace(device=SimpleNamespace(torch_device=torch.device("cpu")))
+    found = Measured(lambda width, batch: (parts, None), 0, 60.0)
     assert found.rate(32, 64) == 0
     monkeypatch.setattr(speed, "step_seconds", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -76,7 +76,7 @@ class Contrast:
     def labels(self, n):
         return torch.arange(n) % 2
 
-    def draw(self, sampler, n, labels, seed, batch_size):
+    def draw(self, sampler, n, labels, seed, batch_size, progress):
         images = toy(n, shift=seed + 1).train.images.float()
         dark = images - 120 * labels.view(-1, 1, 1, 1)
         return (dark + 120 * self.guidance.scale / self.BEST * labels.view(-1, 1, 1, 1)).clamp(0, 255).to(torch.uint8)
@@ -117,7 +117,7 @@ def test_where_nothing_can_be_chosen_the_guidance_stays(tmp_path, caplog):
 
 def test_an_interruption_leaves_the_guidance(tmp_path):
     model = Contrast()
-    before, model.draw = model.guidance, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    before, model.draw = model.guidance, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         tuning.tune(monitor(model, tmp_path), NAMES, 10**6)
     assert model.guidance is before
