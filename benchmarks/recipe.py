@@ -48,7 +48,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each training the score at its best scale."""
-    trainings = defaultdict(list)
+    trainings: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         trainings[row["images"], row["width"], row["batch"], row["seed"]].append(row)
     return [min(scores, key=lambda row: row["fid"]) for _, scores in sorted(trainings.items())]

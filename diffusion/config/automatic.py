@@ -4,7 +4,7 @@ that it will see. With a length in time these follow from the speed, which is me
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,15 +53,14 @@ def choose(
     names = left_open(config)
     if not names:
         return Chosen()
-    parts_of_batch = max(1, config["training"]["accumulate"]) * ranks.size()
-    fill(config, names, rule.FIRST, -(-rule.BATCH // parts_of_batch) * parts_of_batch, 1)  # so that it can be built
+    free = "training.batch_size" in names
+    fill(config, names, rule.FIRST, whole(rule.numbers(1).batch, config), 1)  # so that it can be built
     plan, counts = build(config["training"], "training"), parameters(config, image, "model.width" in names)
-    found = None
+    found, batch = None, plan.batch_size
     if plan.seconds is None:
-        try:
-            images = float(plan.total_steps(len(data.train)) * plan.batch_size)
-        except (ValueError, OverflowError) as error:  # of a length that is none for so many images
-            raise UserError(in_context("training", config["training"], error)) from error
+        batch = whole(rule.numbers(length(config, len(data.train))).batch, config) if free else batch
+        fill(config, names, rule.FIRST, batch, 1)
+        images = length(config, len(data.train))
         width, why = rule.width_for(counts, images), f"For {rounded(images)} images"
     elif plan.seconds * SHARE < LEAST:
         speeds = rule.Speeds({rule.FIRST: rule.USUAL})
@@ -69,28 +68,47 @@ def choose(
         images = plan.seconds * speeds(width)
         why = f"In {in_words(plan.seconds)}, too short a time to measure anything, for about {rounded(images)} images"
     else:
-        found = measured(config, names, plan, counts, image, device, make)
+        found = measured(config, names, plan.seconds, image, device, make)
+        found.batch = whole(rule.numbers(plan.seconds * rule.USUAL).batch, config) if free else batch
+        doubled = free and device.torch_device.type != "cpu"
+        if doubled:
+            found.choose_batch(counts)
         width = found.choose_width(counts)
         images, rate = found.images(width), rule.Speeds(found.speeds)(width)
+        batch = whole(rule.numbers(images).batch, config) if free and not doubled else found.batch
         network = f"a network of width {width}" if "model.width" in names else "this network"
         why = f"At {rounded(rate)} images/s {network} sees {rounded(images)} images in {in_words(plan.seconds)}"
-    fill(config, names, width, plan.batch_size if found is None else found.batch, images)
+    fill(config, names, width, batch, images)
     tell(config, names, why, images / len(data.train), found)
     guided = config["guidance"].get("dropout") not in ALWAYS
     tuned = [name for name in names if name.startswith("guidance.") and guided]
     return Chosen(tuned) if found is None else Chosen(tuned, found.spent, found.threads)
 
 
+def length(config: Config, size: int) -> float:
+    """Images that a run without a budget sees of so many; `UserError` where it is none."""
+    plan = build(config["training"], "training")
+    try:
+        return float(plan.total_steps(size) * plan.batch_size)
+    except (ValueError, OverflowError) as error:
+        raise UserError(in_context("training", config["training"], error)) from error
+
+
+def whole(batch: int, config: Config) -> int:
+    """The size of a batch, or of the next larger one that can be shared out."""
+    parts = max(1, config["training"]["accumulate"]) * ranks.size()
+    return -(-batch // parts) * parts
+
+
 def measured(
     config: Config,
     names: Sequence[str],
-    plan: Plan,
-    counts: Mapping[int, int],
+    seconds: float,
     image: Config,
     device: Device,
     make: Callable[[Recipe, Device, Plan], Parts],
 ) -> Measured:
-    """What measures the speed, at the batch size of the run; arguments as of `choose`."""
+    """What measures the speed; arguments as of `choose`."""
     place = copy.copy(device)
     place.compile = False  # which takes longer than measuring may
 
@@ -100,11 +118,7 @@ def measured(
         training = build(changed["training"], "training")
         return make(Recipe(changed, image), place, training), training
 
-    found = Measured(trial, config["seed"], plan.seconds or 0.0)
-    found.batch = plan.batch_size
-    if "training.batch_size" in names and device.torch_device.type != "cpu":
-        found.choose_batch(counts)
-    return found
+    return Measured(trial, config["seed"], seconds)
 
 
 def fill(config: Config, names: Sequence[str], width: int, batch: int, images: float) -> None:
@@ -129,7 +143,8 @@ def parameters(config: Config, image: Config, free: bool) -> dict[int, int]:
     Raises:
         UserError: it can have none; as the network itself says it.
     """
-    found, refusal, recipe = dict[int, int](), None, Recipe(config, image)
+    found, recipe = dict[int, int](), Recipe(config, image)
+    refusal: UserError | None = None
     for width in rule.WIDTHS if free else (config["model"].get("width"),):
         if free:
             recipe.config = {**config, "model": {**config["model"], "width": width}}

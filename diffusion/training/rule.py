@@ -34,6 +34,7 @@ class Row(NamedTuple):
 
     Args:
         images: that it sees.
+        batch: images of a step; on a GPU the least.
         lr: learning rate of Muon, at its height.
         ema: width of the average, as a share of the run.
         scale: of guidance.
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     """
 
     images: float
+    batch: int
     lr: float
     ema: float
     scale: float
@@ -49,17 +51,17 @@ class Row(NamedTuple):
 
 LAW = Law(floor=0.05, a=0.106, alpha=0.9, b=0.113, beta=1.2)
 TABLE = (
-    Row(31_000, lr=4e-3, ema=0.05, scale=3.0, high=2.9),
-    Row(76_000, lr=4e-3, ema=0.05, scale=2.5, high=2.9),
-    Row(196_000, lr=4e-3, ema=0.05, scale=2.25, high=2.9),
+    Row(31_000, batch=64, lr=4e-3, ema=0.05, scale=3.0, high=2.9),
+    Row(76_000, batch=64, lr=4e-3, ema=0.05, scale=2.5, high=2.9),
+    Row(196_000, batch=64, lr=4e-3, ema=0.05, scale=2.25, high=2.9),
 )
 STEEPNESS = 1.3  # images/s fall like width^-STEEPNESS where nothing is measured
 USUAL = 500.0  # images/s of a network of width FIRST on two CPU cores
 FIRST, WIDTHS = 32, (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-BATCH, LARGEST_BATCH = 64, 1024
-# A batch B counts for 1 / (1 + B / critical) of its images (McCandlish et al. 2018, https://arxiv.org/abs/1812.06162,
-# eq. 2.11), and the critical one grows with the training: CRITICAL √(N / 31,000).
-CRITICAL = 256.0
+LARGEST_BATCH = 1024
+# Of batches of B images 1 / (1 + B / critical) count (McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, eq.
+# 2.11); the critical size grows with the training, CRITICAL √(N / 31,000). The law is of batches of BATCH images.
+BATCH, CRITICAL = 64, 256.0
 
 
 def numbers(images: float) -> Row:
@@ -68,8 +70,8 @@ def numbers(images: float) -> Row:
     above = next(row for row in TABLE if row.images >= images)
     below = max((row for row in TABLE if row.images <= images), key=lambda row: row.images)
     share = 0.0 if above is below else math.log(images / below.images) / math.log(above.images / below.images)
-    between = [x ** (1 - share) * y**share for x, y in zip(below, above, strict=True)]
-    return Row(images, *(float(f"{value:.2g}") if value < 1 else round(20 * value) / 20 for value in between[1:]))
+    _, batch, lr, ema, scale, high = (x ** (1 - share) * y**share for x, y in zip(below, above, strict=True))
+    return Row(images, 8 * round(batch / 8), *(float(f"{value:.3g}") for value in (lr, ema, scale, high)))
 
 
 class Speeds:

@@ -56,32 +56,34 @@ def tune(monitor: Monitor, names: Sequence[str], images: int, longest: float = m
         longest: seconds after which no more is tried.
     """
     model, n = monitor.model, min(MOST, int(SHARE * images))
-    before, reference, why = model.guidance, None, None
+    before, why = model.guidance, ""
     if not isinstance(before, ClassifierFree) or isinstance(before.scale, Sequence):
         return None
+    reference = monitor.reference if n >= LEAST else None
     if n < LEAST:
         why = "the training was too short"
-    elif (reference := monitor.reference) is None:
+    elif reference is None:
         why = "nothing here scores images (score.n=0)"
     elif len(reference.moments.mean) > MANY_FEATURES:
         why = f"a few hundred images say too little in {len(reference.moments.mean)} features"
-    if reference is None or why is not None:
+    if reference is None or why:
         log.info("%s: not chosen anew, since %s.", given(before, names), why)
         return None
     start, tried = time.perf_counter(), dict[tuple[float, float | None], float]()
-    real = ranks.first_alone(lambda: held_out(reference))
+    judge = reference
+    real = ranks.first_alone(lambda: held_out(judge))
 
     def score(guidance: ClassifierFree) -> float:
         model.guidance = guidance
         labels = model.labels(n)
         drawn = model.draw(monitor.sampler, n, labels, monitor.seed + OTHER, monitor.at_once, progress=True)
-        return ranks.first_alone(lambda: fid(reference, real, Images(drawn, labels)))
+        return ranks.first_alone(lambda: fid(judge, real, Images(drawn, labels)))
 
     try:
         found = search(before, names, score, lambda: late(start, longest), tried)
     finally:
         model.guidance = before
-    kind, seconds = "held-out" if held_out_is_of_use(reference) else "training", time.perf_counter() - start
+    kind, seconds = "held-out" if held_out_is_of_use(judge) else "training", time.perf_counter() - start
     text = "%s: chosen in %.0f s by the FID of %d images each, from the same noise, against %s %s ones: %s."
     log.info(text, given(found, names), seconds, n, f"{real.n:,}", kind, in_words(tried))
     return found
