@@ -50,8 +50,7 @@ def without(group: str, node: Mapping[str, Any], has: Sequence[str]) -> dict[str
     """
     for name in (f"{group}.{inner}" for inner, value in node.items() if value == AUTO):
         if name in KNOWN and name.partition(".")[2] in has and not known({group: node}, name):
-            knows = " and ".join(each.rpartition(".")[2] for each in KNOWN[name][-1:])
-            mine = str(node.get("_target_")).rpartition(".")[2]
+            knows, mine = (each.rpartition(".")[2] for each in (KNOWN[name][-1], str(node.get("_target_"))))
             raise UserError(
                 f"{name}=auto: the rule that would choose it knows {knows} alone, and this is {mine}: give {name} a "
                 "number."

@@ -1,6 +1,9 @@
 """Guidance that is chosen on the trained model: the search, and what a run keeps of it."""
 
 import math
+import os
+import signal
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ from diffusion.evaluation.reference import reference_of
 from diffusion.guidance import ClassifierFree, Unconditional
 from diffusion.records import checkpoint
 from diffusion.training import tuning
+from diffusion.training.interruption import Stopped
 from diffusion.training.tuning import INTERVAL, NAMES, SCALE, best_scale, opened, search
 
 
@@ -163,3 +167,27 @@ def test_a_run_keeps_what_it_chose_and_chooses_again_only_after_more_training(tm
     assert len(calls) == 1 and again["config"]["guidance"]["scale"] == 2.5
     longer = trained(again, steps=8)
     assert len(calls) == 2 and longer["config"]["guidance"]["scale"] == 3.5 and longer["tuned"]["step"] == 8
+
+
+def test_a_run_that_is_stopped_while_it_chooses_chooses_when_it_goes_on(tmp_path, monkeypatch):
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    def begin(resume=None):
+        trainer = make(tmp_path / "run", resume)
+        trainer.header["tuned"] = tuning.begun([SCALE]) if resume is None else opened(resume)
+        return trainer
+
+    monkeypatch.setattr(tuning, "tune", stopped)
+    trainer = begin()
+    with pytest.raises(Stopped, match="^Stopped at step 4 of 4, saved"):
+        trainer.fit()
+    trainer.tracker.close()
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state["tuned"]["step"] is None and "scale" not in state["config"]["guidance"]
+    monkeypatch.setattr(tuning, "tune", lambda monitor, *_: replace(monitor.model.guidance, scale=1.75))
+    trainer = begin(state)
+    trainer.fit()
+    trainer.tracker.close()
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["config"]["guidance"]["scale"] == 1.75
