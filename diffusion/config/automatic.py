@@ -167,8 +167,8 @@ def tell(config: Config, names: Sequence[str], why: str, passes: float, found: M
     values = [f"{name}={config[group][inner]}" for name in names for group, _, inner in [name.partition(".")]]
     log.info("%s: %s.", why, " ".join(values).replace(", ", ","))
     if found is not None:
-        speeds = ", ".join(f"{rounded(rate)} at width {width}" for width, rate in sorted(found.speeds.items()))
-        log.info("Measured in %.1f s, which count: %s images/s.", found.spent, speeds)
+        said = ", ".join(f"{rounded(rate)} images/s at width {width}" for width, rate in sorted(found.speeds.items()))
+        log.info("Measured in %.1f s, which count: %s.", found.spent, said)
     if passes > 100:
         log.info("Each training image is seen about %s times: more images would teach more.", rounded(passes))
 
