@@ -111,16 +111,9 @@ class Recipe:
         Raises:
             UserError: a setting or the weights do not fit, or the network does not fit in memory.
         """
-        image, heads = self.image, 2 if self.loss.learns_variance else 1
-        shape = {"channels": image["channels"], "image_size": padded(image["size"], image["padding"])}
-        shape |= {"num_classes": self.num_classes, "out_channels": heads * image["channels"]}
-
-        def make() -> nn.Module:
-            return build(self.config["model"], "model", **shape)
-
         name = str(self.config["model"]["_target_"])
         own = trust.covering(name) is not None
-        skeleton = skeleton_of(make, own)
+        skeleton = self.skeleton()
         shapes = {name: value.shape for name, value in skeleton.state_dict().items()}
         tables = sum(value.nbytes for value in skeleton.buffers())  # of positions, for example
         if weights is not None and shapes != {name: value.shape for name, value in weights.items()}:
@@ -133,15 +126,30 @@ class Recipe:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(seed, NETWORK).initial_seed())
-            network = make()
+            network = self.new_network()
         if weights is not None:
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:
                 raise UserError(FOREIGN) from error
         if own:
-            own_parts.check_network(network, name, **shape)
+            own_parts.check_network(network, name, **self.shape)
         return network
+
+    @property
+    def shape(self) -> Config:
+        """What a network is told of its images, besides its settings."""
+        image, heads = self.image, 2 if self.loss.learns_variance else 1
+        shape = {"channels": image["channels"], "image_size": padded(image["size"], image["padding"])}
+        return {**shape, "num_classes": self.num_classes, "out_channels": heads * image["channels"]}
+
+    def new_network(self) -> nn.Module:
+        """A network of new weights."""
+        return build(self.config["model"], "model", **self.shape)
+
+    def skeleton(self) -> nn.Module:
+        """A network in shapes without memory: a config can ask for any size."""
+        return skeleton_of(self.new_network, trust.covering(str(self.config["model"]["_target_"])) is not None)
 
     def denoiser(self, network: nn.Module) -> Denoiser:
         """Network, schedule and objective as one, checked against the loss and the samplers."""
@@ -161,7 +169,7 @@ class Recipe:
 
 
 def skeleton_of(make: Callable[[], nn.Module], own: bool) -> nn.Module:
-    """What `make` makes, in shapes without memory: a config can ask for any size."""
+    """What `make` makes, in shapes without memory."""
     try:
         with torch.device("meta"):
             return make()

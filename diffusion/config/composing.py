@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion.config import arguments, command, options, settings, trust
 from diffusion.config.advice import as_sentence
+from diffusion.config.fallback import fall_back
 from diffusion.system.errors import UserError
 
 
@@ -95,6 +96,7 @@ def compose(*overrides: str, script: str = "train", config_dir: str | Path | Non
             trust.part_from_options(found, words)
             if script == "train":
                 settings.leave_out_foreign(found, words)
+                fall_back(found, words)
                 settings.choose_length(found, words)
         made: Any = OmegaConf.to_container(found, resolve=True)
         return Settings(made, script, words, folder)

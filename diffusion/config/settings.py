@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from diffusion.config import trust
+from diffusion.config import left_open, trust
 from diffusion.system.errors import UserError
 
 Config = dict[str, Any]
@@ -146,10 +146,10 @@ def check_types(config: Config) -> None:
     """Names and types of all settings of a config, before anything that takes time is built from it."""
     for key, node in config.items():
         if isinstance(node, dict) and "_target_" in node:
-            settings = without_target(node)
+            target = allowed_target(node["_target_"], key)
+            settings = without_target(left_open.without(key, node, list(arguments_of(target))))
             if settings.get("sigma_data", 0) is None:  # to be measured on the data
                 settings.pop("sigma_data")
-            target = allowed_target(node["_target_"], key)
             live = [name for name, argument in arguments_of(target).items() if not plain(argument.annotation)]
             check_arguments(target, settings, key, live, complete=False)
 

@@ -1,6 +1,7 @@
 """Config → the trainer of a run, with all it needs: data, network, average, optimizer, scores."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,16 @@ def build_trainer(
     """The trainer of a run with everything it needs; the caller closes `trainer.tracker`.
 
     Args:
-        config: plain and resolved; guidance=auto and data.padding=auto in it become what they are for these images.
+        config: plain and resolved; guidance=auto and data.padding=auto in it become what they are for these images, and
+            what is left open as model.width=auto what suits the length of the run.
         folder: of the run.
         resume: the checkpoint to go on from.
         start: the checkpoint whose averaged weights a new run starts from.
         group: name of the sweep that the run is part of.
     """
-    from diffusion.training.loop import Trainer  # here: who draws from a model needs nothing of this
-    from diffusion.training.parts import Parts
+    from diffusion.config import automatic  # here: who draws from a model needs nothing of this
+    from diffusion.training import tuning
+    from diffusion.training.loop import Trainer
 
     if resume is not None and resume["optimizer"] is None:
         raise UserError(
@@ -56,21 +59,14 @@ def build_trainer(
     if resume is not None:
         check_same_images(data.name, image, resume, config, folder)
     config["guidance"] = guiding.settled(config["guidance"], image["class_names"], data.name)
-    recipe = Recipe(config, image)
-    plan, network = build(config["training"], "training"), device.place(network_of(recipe, resume, start))
+    chosen = automatic.choose(
+        config, data, image, device, lambda recipe, place, plan: parts_of(recipe, recipe.network(0), data, place, plan)
+    )
+    recipe, plan = Recipe(config, image), build(config["training"], "training")
+    parts = parts_of(recipe, network_of(recipe, resume, start), data, device, plan)
+    network, ema = parts.network, parts.ema
     size = sum(parameter.numel() for parameter in network.parameters())
     log.info("Network: %s, %.2f million parameters.", type(network).__name__, size / 1e6)
-    ema = build(config["ema"], "ema", network=network)
-    parts = Parts(
-        denoiser=recipe.denoiser(network),
-        ema=ema,
-        optimizer=build(config["optimizer"], "optimizer", params=trained(network, plan, config)),
-        data=data,
-        guidance=recipe.guidance,
-        timesteps=build(config["timesteps"], "timesteps", {"schedule": recipe.schedule}),
-        loss=recipe.loss,
-        device=device,
-    )
     tracker = choose(config.get("track", "tensorboard"), folder, resume["step"] + 1 if resume else 0, group)
     monitor = build(
         {"_target_": "diffusion.training.monitor.Monitor", **config["score"]},
@@ -83,14 +79,34 @@ def build_trainer(
     )
     header, own = {"config": config, "image": image}, recorded(config)
     header |= {"own_parts": own} if own else {}
+    if tuned := tuning.opened(resume) if resume is not None else tuning.begun(chosen.tuned):
+        header["tuned"] = tuned
     try:
         trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], header)
     except (ValueError, OverflowError) as error:  # of a length that is none for so many images
         raise UserError(in_context("training", config["training"], error)) from error
+    trainer.state.spent, trainer.progress.threads = chosen.spent, chosen.threads
     if resume is not None:
         go_on(trainer, resume)
     open_places(trainer, config)
     return trainer
+
+
+def parts_of(recipe: Recipe, network: nn.Module, data: Any, device: Any, plan: Any) -> Any:
+    """The parts of a training, of a network that is on the CPU yet."""
+    from diffusion.training.parts import Parts
+
+    config, network = recipe.config, device.place(network)
+    return Parts(
+        denoiser=recipe.denoiser(network),
+        ema=build(config["ema"], "ema", network=network),
+        optimizer=build(config["optimizer"], "optimizer", params=trained(network, plan, config)),
+        data=data,
+        guidance=recipe.guidance,
+        timesteps=build(config["timesteps"], "timesteps", {"schedule": recipe.schedule}),
+        loss=recipe.loss,
+        device=device,
+    )
 
 
 def network_of(recipe: Recipe, resume: Config | None, start: Config | None) -> nn.Module:
@@ -122,12 +138,25 @@ def open_places(trainer: Any, config: Config) -> None:
     try:
         if score["n"] and few < 2:
             log.warning("Scores are left out: they need at least 2 test images, and data=%s has %d.", data.name, few)
+        elif not score["n"] and "tuned" in trainer.header:
+            trainer.monitor.judge = at_hand(config["features"], data, trainer.parts.device)
         elif score["n"]:  # last, because for new data it trains a classifier first
             trainer.monitor.scorer = build_scorer(config["features"], data, trainer.parts.device)
             check_measurable(trainer)
     except BaseException:
         trainer.tracker.close()
         raise
+
+
+def at_hand(features: Config, data: Any, device: Any) -> Callable[[], Any] | None:
+    """Makes what compares images with those of `data`, where the package brings a classifier for it; else None."""
+    from diffusion.evaluation.reference import reference_of
+
+    kind = str(features["_target_"]).rpartition(".")[2]
+    if data.packaged_scorer is None or kind not in ("automatic", "ClassifierFeatures") or features.get("weights"):
+        return None
+    place = device.torch_device
+    return lambda: ranks.by_first(lambda: reference_of(build(features, "features", data=data, device=place)))
 
 
 def described(data: Any, resume: Config | None, start: Config | None) -> Config:

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from diffusion.config import command, guiding, opening, padding, resuming, settings, starting, training_run
+from diffusion.config import command, guiding, left_open, opening, padding, resuming, settings, starting, training_run
+from diffusion.config.fallback import fall_back
 from diffusion.config.settings import Config
 from diffusion.evaluation.report import summary, write_report
 from diffusion.records import checkpoint
@@ -53,7 +54,7 @@ def train(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None) -
     """
     settings.check_top_level(cfg, SETTINGS)
     folder, overrides = Path(cfg.output_dir), list(overrides)
-    if left := settings.leave_out_foreign(cfg, overrides):
+    if left := [*settings.leave_out_foreign(cfg, overrides), *fall_back(cfg, overrides)]:
         groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
         log.info("Not taken from the experiment, since the command chose another %s: %s.", groups, ", ".join(left))
     settings.choose_length(cfg, overrides)
@@ -77,6 +78,7 @@ def train(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None) -
     finally:
         trainer.tracker.close()
     if ranks.first():
+        OmegaConf.save(config, folder / "config.yaml")  # its guidance may have been chosen at the end
         conclude(trainer, {"step": trainer.progress.step, "overrides": overrides, "asked": asked, "config": config})
     return fid
 
@@ -107,6 +109,7 @@ def begun(cfg: DictConfig, overrides: list[str]) -> tuple[Config, Config | None,
         own, state = opening.recorded(config), opening.opened(path, groups=None)
         guiding.settle(cfg, state["image"])
         padding.settle(cfg, state)
+        left_open.settle(cfg, state["config"])
         if again:
             resuming.same_run(folder, state["config"], resuming.plain(cfg))
             opening.same_source(folder, state, own)

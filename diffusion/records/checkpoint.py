@@ -5,7 +5,8 @@ A checkpoint is a dictionary of plain containers and tensors:
     format, config (resolved), image (`ImageData.describe`), step, total_steps,
     network, ema, optimizer, timesteps (what they learned), sums (of the running log interval), best (score so far,
     or None), kept (the best checkpoints, where asked for), ended (True after an end by patience), seconds (of
-    training), own_parts (where it needs code of its owner: module → hash of its source)
+    training), own_parts (where it needs code of its owner: module → hash of its source), tuned (where guidance is
+    chosen after training: which settings, and after which step they were)
 
 It is written to a temporary file that then replaces the old one, so a kill at any moment leaves a whole checkpoint.
 The one before is kept as previous.pt, for the case that a disk or a transfer damages last.pt later, and the one of the

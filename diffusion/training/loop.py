@@ -5,6 +5,7 @@ run's length is reached or a signal comes. N steps equal k steps, a kill, and N 
 """
 
 import logging
+import math
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -20,7 +21,7 @@ from diffusion.records.tracking import Tracker, kept
 from diffusion.system import ranks
 from diffusion.system.errors import NotWritten, brief
 from diffusion.system.progress import progress_bar
-from diffusion.training import threads
+from diffusion.training import threads, tuning
 from diffusion.training.enough_memory import enough_memory, enough_to_show
 from diffusion.training.interruption import Stopped, StopSignals
 from diffusion.training.monitor import Monitor
@@ -106,6 +107,7 @@ class Trainer:
                 self.end_early()
             if halt is None:
                 with stop.at_once(), enough_to_show("the last preview and the scores", self.state):
+                    self.tune()
                     self.preview()
                     scores = self.evaluate()
                 halt, progress.total_steps = stop.agreed(progress.total_steps)
@@ -117,7 +119,7 @@ class Trainer:
         """Start the clock; its pace, the batches from here on, the profiler and the bar."""
         plan, progress, place = self.plan, self.progress, self.parts.device.torch_device
         size, data = plan.batch_size, self.parts.data.train
-        if progress.step == 0:
+        if progress.step == 0 and progress.threads is None:
             progress.threads = threads.choose(self.parts, size, progress.total_steps * size, plan.seconds)
         self.stopwatch.start(progress.step * size, self.state.spent)
         pace = Pace(plan.seconds, progress.step, progress.total_steps)
@@ -222,6 +224,22 @@ class Trainer:
             self.state.judge(scores.get(name), ranks.shared(self.monitor.badness(name)))
         self.scored = step, scores
         return scores
+
+    def tune(self) -> None:
+        """Choose the guidance that is left open, on the finished model, and keep it with it; once a step."""
+        tuned, step, config = self.header.get("tuned"), self.progress.step, self.header["config"]
+        if tuned is None or tuned["step"] == step:
+            return
+        longest = math.inf if self.plan.seconds is None else tuning.LONGEST
+        with self.stopwatch.paused():
+            found = tuning.tune(self.monitor, tuned["settings"], step * self.plan.batch_size, longest)
+        if found is not None:
+            self.monitor.model.guidance = found
+            chosen = {name.partition(".")[2]: value for name, value in tuning.values(found, tuned["settings"]).items()}
+            config["guidance"] = {**config["guidance"], **chosen}
+            tuned["step"], self.previewed, self.scored = step, None, None
+            with going_on("the checkpoint"):
+                self.state.save()
 
     def number(self, every: int) -> int:
         """How many times something that is due every so many steps has been; the last time is as good as the first."""

@@ -1,5 +1,6 @@
 """What a run shows of itself: sample grids with the same noise and labels throughout, held-out loss, and scores."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from diffusion.drawing.image_model import ImageModel
 from diffusion.drawing.pictures import grid_layout, labelled_grid, save_picture, tile
 from diffusion.evaluation.illustrations import illustrate
 from diffusion.evaluation.ranking import BY_NAME, HELD_OUT_LOSS, badness
+from diffusion.evaluation.reference import Reference
 from diffusion.evaluation.report import METRICS, value_of, write_report
 from diffusion.evaluation.scoring import Scorer
 from diffusion.records.tracking import Tracker, kept
@@ -38,6 +40,7 @@ class Monitor:
 
     Attributes:
         scorer: gives scores, where there is one.
+        judge: makes what guidance is chosen by, where there is no scorer.
     """
 
     model: ImageModel
@@ -59,11 +62,19 @@ class Monitor:
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} must be 0 or more")
         self.scorer: Scorer | None = None
+        self.judge: Callable[[], Reference] | None = None
         self.held_out = min(self.held_out, len(self.parts.data.test))
         self.at_once = self.model.device.images_at_once(batch_size, self.model.shape[1:])
         self.scores: dict[str, Any] | None = None
         self.loss: float | None = None  # on held-out images, of the newest preview
         self.pictures: list[tuple[str, str]] = []
+
+    @property
+    def reference(self) -> Reference | None:
+        """The real images that what is drawn here can be compared with."""
+        if self.scorer is not None:
+            return self.scorer.reference
+        return None if self.judge is None else self.judge()
 
     def preview(self, step: int, number: int = 0) -> None:
         """A grid with one column per class, into TensorBoard and grid.png, and the held-out loss; the so-many-th."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from explained import Leaf, defaults, kind_of, kind_of_value, leaves, meaning_of, parsed, range_of, target_of
 from hydra.utils import get_object
 
+from diffusion.config.left_open import KNOWN
 from diffusion.config.settings import arguments_of
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,8 @@ def row_of(leaf: Leaf, target: Any, prefix: str) -> Row:
         return Row(f"{prefix}{name}", kind_of_value(leaf.value), leaf.comment)
     argument = arguments_of(target).get(name)
     kind = kind_of(argument.annotation, range_of(target, name)) if argument else kind_of_value(leaf.value)
+    if f"{target.__module__}.{target.__qualname__}" in KNOWN.get(f"{prefix}{name}", ()):
+        kind = f"{kind}, or auto: by the length of the run"
     return Row(f"{prefix}{name}", kind, meaning_of(leaf.comment, target, name))
 
 

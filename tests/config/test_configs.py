@@ -8,7 +8,8 @@ from config_helpers import compose, train_config
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from diffusion.config import build, settings
+from diffusion.config import automatic, build, settings
+from diffusion.config.left_open import left_open
 
 LADDER = ["base", "improved", "cosine", "cfg", "ema"]
 IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": list("abcdefghij"), "sigma_data": 0.8}
@@ -54,6 +55,7 @@ def test_every_average_builds(option):
 def test_every_experiment_names_only_settings_that_exist(option):
     config = compose("train", f"experiment={option}")
     settings.check_types(config)
+    automatic.fill(config, left_open(config), width=32, batch=64, images=30_000)
     recipe = build.Recipe({**config, "model": {**config["model"], "width": 32}}, IMAGE)
     recipe.denoiser(recipe.network(seed=0))
 

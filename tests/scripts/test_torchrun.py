@@ -293,3 +293,15 @@ def test_a_failure_of_one_process_ends_all_with_its_sentence(tmp_path, fault, se
         assert weights(tmp_path / "run")["step"] == 3
         start(2, tmp_path, "train.py", "resume=run", "training.accumulate=2", "score.n=0")
         assert weights(tmp_path / "run")["step"] == 6
+
+
+@pytest.mark.slow
+def test_processes_choose_the_same_recipe(tmp_path):
+    """Each measures its part of a batch, and the slowest decides; guidance is chosen by what all have drawn."""
+    words = ("experiment=best", "data=fashion_mnist_mini", "training.budget=20s", "score.n=0", "preview.steps=2")
+    done = start(2, tmp_path, "train.py", *words, "device=cpu", f"features.cache={CACHE}", "hydra.run.dir=run")
+    text = done.stdout + done.stderr
+    assert text.count("images/s a network of width") == 1
+    state = weights(tmp_path / "run")
+    assert "auto" not in (state["config"]["model"]["width"], state["config"]["training"]["batch_size"])
+    assert state["step"] == state["total_steps"] and 19 < state["seconds"] < 24

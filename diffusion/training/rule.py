@@ -1,0 +1,126 @@
+"""Which recipe suits a training of so many images: what a setting of "auto" becomes.
+
+The width of a network follows from a scaling law (Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, eq. 2), here
+of the FID after N images with P parameters,
+
+    FID(N, P) = floor + a (N / 10⁵)^-α + b (P / 10⁶)^-β
+
+A wide network has the smaller last term but sees fewer images in the same time, so the best width is that of the least
+FID over the measured speeds. The other settings follow from N alone, by `TABLE`. Both were fitted to trainings of
+`experiment=best`: `python benchmarks/recipe.py` makes the fit, and this file holds what it found.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Law(NamedTuple):
+    """The coefficients of FID(N, P)."""
+
+    floor: float
+    a: float
+    alpha: float
+    b: float
+    beta: float
+
+    def __call__(self, images: float, parameters: float) -> float:
+        """The FID after so many images with so many parameters."""
+        return self.floor + self.a * (images / 1e5) ** -self.alpha + self.b * (parameters / 1e6) ** -self.beta
+
+
+class Row(NamedTuple):
+    """What suits a training of so many images.
+
+    Args:
+        images: that it sees.
+        batch: images of a step; on a GPU the least.
+        lr: learning rate of Muon, at its height.
+        ema: width of the average, as a share of the run.
+        scale: of guidance.
+        high: the largest σ/α at which there is guidance.
+    """
+
+    images: float
+    batch: int
+    lr: float
+    ema: float
+    scale: float
+    high: float
+
+
+LAW = Law(floor=0.05, a=0.106, alpha=0.9, b=0.113, beta=1.2)
+TABLE = (
+    Row(31_000, batch=64, lr=4e-3, ema=0.05, scale=3.0, high=2.9),
+    Row(76_000, batch=64, lr=4e-3, ema=0.05, scale=2.5, high=2.9),
+    Row(196_000, batch=64, lr=4e-3, ema=0.05, scale=2.25, high=2.9),
+)
+STEEPNESS = 1.3  # images/s fall like width^-STEEPNESS where nothing is measured
+USUAL = 500.0  # images/s of a network of width FIRST on two CPU cores
+FIRST, WIDTHS = 32, (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+LARGEST_BATCH = 1024
+# Of batches of B images 1 / (1 + B / critical) count (McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, eq.
+# 2.11); the critical size grows with the training, CRITICAL √(N / 31,000). The law is of batches of BATCH images.
+BATCH, CRITICAL = 64, 256.0
+
+
+def numbers(images: float) -> Row:
+    """The row of `TABLE` for so many images, between two of them by powers of N; those at its ends hold beyond them."""
+    images = min(max(images, TABLE[0].images), TABLE[-1].images)
+    above = next(row for row in TABLE if row.images >= images)
+    below = max((row for row in TABLE if row.images <= images), key=lambda row: row.images)
+    share = 0.0 if above is below else math.log(images / below.images) / math.log(above.images / below.images)
+    _, batch, lr, ema, scale, high = (x ** (1 - share) * y**share for x, y in zip(below, above, strict=True))
+    return Row(images, 8 * round(batch / 8), *(float(f"{value:.3g}") for value in (lr, ema, scale, high)))
+
+
+class Speeds:
+    """Images per second by the width of the network, between and beyond the measured ones by powers of the width.
+
+    Args:
+        measured: width → images per second, at least one.
+    """
+
+    def __init__(self, measured: Mapping[int, float]) -> None:
+        self.measured = dict(sorted(measured.items()))
+
+    def __call__(self, width: int) -> float:
+        """Images per second."""
+        known = list(self.measured)
+        below, above = [w for w in known if w <= width], [w for w in known if w >= width]
+        if not below or not above:
+            near = known[0] if not below else known[-1]
+            return self.measured[near] * (width / near) ** -STEEPNESS
+        low, high = below[-1], above[0]
+        share = 0.0 if low == high else math.log(width / low) / math.log(high / low)
+        return self.measured[low] ** (1 - share) * self.measured[high] ** share
+
+
+def useful(images: float, batch: int) -> float:
+    """How many images in batches of `BATCH` teach as much as so many in batches of another size."""
+    critical = CRITICAL * math.sqrt(max(images, 1.0) / 31_000)
+    return images * (1 + BATCH / critical) / (1 + batch / critical)
+
+
+def width_in_time(parameters: Mapping[int, int], speeds: Speeds, seconds: float, batch: int = BATCH) -> int:
+    """The width of the least FID after so many seconds.
+
+    Args:
+        parameters: width → how many a network has, of every width that there is to choose from.
+        speeds: width → images per second.
+        seconds: of training.
+        batch: images of a step.
+    """
+    return min(parameters, key=lambda w: LAW(useful(seconds * speeds(w), batch), parameters[w]))
+
+
+def width_for(parameters: Mapping[int, int], images: float) -> int:
+    """The width for so many images: the one that would be best in the time that they take at the usual speeds.
+
+    There a network more parameters cost as much by the images that are not seen as they bring,
+    STEEPNESS / 2 · α a (N / 10⁵)^-α = β b (P / 10⁶)^-β, for P grows with the square of the width.
+    """
+    law = LAW
+    wanted = (STEEPNESS / 2 * law.alpha * law.a / (law.beta * law.b)) * (images / 1e5) ** -law.alpha
+    best = 1e6 * wanted ** (-1 / law.beta)
+    return min(parameters, key=lambda w: abs(math.log(parameters[w] / best)))
