@@ -9,25 +9,44 @@ https://arxiv.org/abs/2502.16982, section 2.2), so one learning rate serves both
 matrix outputs × (inputs · height · width); biases and norms, which are no matrices, are left to Adam. Jordan et al.
 leave it the first and last layers, too; here they are matrices like the others.
 
-O is found without a decomposition, by five Newton–Schulz steps: an odd polynomial that drives all singular values to
+O is found without a decomposition, by a few Newton–Schulz steps: odd polynomials that drive all singular values to
 about 1.
 
     X ← P(X Xᵀ) X    with    P(G) = a + b G + c G²
 
-Of a wide matrix only the small square G = X Xᵀ need go through the five steps, as G ← P G P, while the product of the
-Ps is kept for X: a third of the arithmetic for a 3×3 kernel. Rounding must then be that of fp32, since G holds the
-squares.
+Five steps take one polynomial for all (Jordan et al. 2024) and begin with X = A/‖A‖. Two to four take for each the best
+one for what the step before leaves (Amsel et al. 2025, https://arxiv.org/abs/2505.16932) and begin nearer to 1, with
+X = A/√‖A Aᵀ‖, so that four reach singular values as small as those five.
+
+Of a wide matrix only the small square G = X Xᵀ need go through the steps, as G ← P G P, while the product of the Ps is
+kept for X: a third of the arithmetic for a 3×3 kernel. Rounding must then be that of fp32, since G holds the squares.
+All matrices with as many rows take these steps together.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Of the polynomial; steep at 0 and within about ±0.3 of 1 after five steps (Jordan et al. 2024).
-A, B, C = 3.4445, -4.7750, 2.0315
+Polynomial = tuple[float, float, float]  # a, b, c
+# Steep at 0 and within about ±0.3 of 1 after five steps (Jordan et al. 2024).
+JORDAN: Polynomial = (3.4445, -4.7750, 2.0315)
+# Each errs least, as an approximation of 1, between the least and the largest singular value that may reach it, with a
+# hundredth to spare for rounding; the last is 0.92 times that one, since 0.92 is the mean of Jordan et al.'s. Of n
+# steps: the first, then the last n - 1 of the rest.
+FIRST: dict[int, Polynomial] = {
+    2: (6.9137, -18.6872, 13.3001),
+    3: (8.0064, -22.8995, 16.5790),
+    4: (8.3244, -24.1294, 17.5378),
+}
+REST: list[Polynomial] = [(4.0448, -2.9525, 0.5455), (3.6051, -2.6494, 0.5127), (2.4474, -1.7939, 0.4034)]
+
+
+def polynomials(steps: int) -> list[Polynomial]:
+    """(a, b, c) of each of so many steps."""
+    return [FIRST[steps], *REST[1 - steps :]] if steps in FIRST else [JORDAN] * steps
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -40,30 +59,69 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     Returns:
         (K, rows, columns); under autocast bf16 or fp32.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices  # the smaller side decides the cost
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    if x.shape[2] >= 2 * x.shape[1] and x.device.type == "cpu":  # elsewhere fp32 may mean TF32
+    return orthogonalise_all([matrices], steps)[0]
+
+
+def orthogonalise_all(stacks: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
+    """`orthogonalise` for each of several (K, rows, columns)."""
+    wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]  # the smaller side decides
+    by_rows: dict[int, list[int]] = defaultdict(list)
+    for number, x in enumerate(wide):
+        if x.shape[2] >= 2 * x.shape[1] and x.device.type == "cpu":  # elsewhere fp32 may mean TF32
+            by_rows[x.shape[1]].append(number)
+        else:
+            wide[number] = _iterate(x, polynomials(steps))
+    for numbers in by_rows.values():
         with torch.autocast("cpu", enabled=False):
-            x = _product_of_polynomials(x @ x.mT, steps) @ x
-    else:
-        for _ in range(steps):
+            grams = [wide[number] @ wide[number].mT for number in numbers]
+            factors = _product_of_polynomials(torch.cat(grams), polynomials(steps)).split([len(each) for each in grams])
+            for number, factor in zip(numbers, factors, strict=True):
+                wide[number] = factor @ wide[number]
+    return [x if x.shape == stack.shape else x.mT for x, stack in zip(wide, stacks, strict=True)]
+
+
+def _largest(gram: Tensor, common: bool) -> Tensor:
+    """At least the largest singular value of X, from G = X Xᵀ, (K, 1, 1): ‖X‖ for `common`, else the closer √‖G‖."""
+    square = gram.float().diagonal(dim1=1, dim2=2).sum(1) if common else gram.float().norm(dim=(1, 2))
+    return square.sqrt()[:, None, None] + 1e-7
+
+
+def _iterate(x: Tensor, steps: list[Polynomial]) -> Tensor:
+    """All steps for X (K, rows, columns) itself."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    with torch.autocast(kind, enabled=False):
+        for number, (a, b, c) in enumerate(steps):
             gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
-    return x.mT if tall else x
+            if number == 0:
+                size = _largest(gram, steps[0] is JORDAN)
+                x, gram = (x / size).to(x.dtype), (gram / size.square()).to(x.dtype)
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
-def _product_of_polynomials(gram: Tensor, steps: int) -> Tensor:
-    """The product of the P(G) of all steps, from G = X Xᵀ (K, rows, rows) alone."""
+def _product_of_polynomials(gram: Tensor, steps: list[Polynomial]) -> Tensor:
+    """The product of the P(G) of all steps, from G = X Xᵀ (K, rows, rows) alone, over the size of X."""
+    size = _largest(gram, steps[0] is JORDAN)
+    gram = gram / size.square()
     product = None
-    for step in range(steps):
-        polynomial = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
-        polynomial.diagonal(dim1=1, dim2=2).add_(A)
-        product = polynomial if product is None else polynomial @ product
-        if step < steps - 1:
+    for number, (a, b, c) in enumerate(steps):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial / size if product is None else polynomial @ product
+        if number < len(steps) - 1:
             gram = polynomial @ gram @ polynomial
     assert product is not None
     return product
+
+
+def as_in_memory(kernel: Tensor, parameter: Tensor) -> Tensor:
+    """A kernel, its axes behind the first in the order in which the parameter's lie in memory; nothing is copied.
+
+    The order of a matrix's columns changes nothing in O(A) but the order of its columns.
+    """
+    return kernel.permute(0, *sorted(range(1, parameter.ndim), key=lambda axis: -parameter.stride(axis)))
 
 
 class Muon(torch.optim.Optimizer):
@@ -75,7 +133,7 @@ class Muon(torch.optim.Optimizer):
         momentum: μ.
         betas: of Adam.
         weight_decay: of the matrices; each step shrinks them by lr · weight_decay.
-        steps: Newton–Schulz steps.
+        steps: Newton–Schulz steps; four do what five of Jordan et al. do.
     """
 
     def __init__(
@@ -131,15 +189,18 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, gradients)
         ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # one product for all of one shape
         for p, update in zip(parameters, ahead, strict=True):
-            alike[update.flatten(1).shape].append((p, update))
-        for shape, members in alike.items():
-            stacked = torch.stack([update.flatten(1) for _, update in members])
+            matrix = as_in_memory(update, p).flatten(1)
+            alike[matrix.shape].append((as_in_memory(p, p), matrix))
+        stacks = [torch.stack([matrix for _, matrix in members]) for members in alike.values()]
+        updates = orthogonalise_all(stacks, group["steps"])
+        for (shape, members), stack in zip(alike.items(), updates, strict=True):
             scale = 0.2 * max(shape) ** 0.5
-            for (p, _), update in zip(members, orthogonalise(stacked, group["steps"]), strict=True):
-                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+            for (p, _), update in zip(members, stack, strict=True):
+                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
 
     def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """A step of the biases and norms (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980)."""

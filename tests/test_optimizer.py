@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.optimizer import Muon, orthogonalise
+from diffusion.optimizer import JORDAN, Muon, orthogonalise, orthogonalise_all, polynomials
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 12), (2, 6, 40), (2, 40, 6), (1, 1, 9)])
@@ -15,6 +15,73 @@ def test_the_singular_vectors_stay_and_the_singular_values_go_through_the_polyno
     for _ in range(steps):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     assert torch.allclose(orthogonalise(matrices, steps).double(), (u * s[:, None]) @ v, atol=1e-5)
+
+
+def through(polynomials, s):
+    """Singular values after these steps."""
+    for a, b, c in polynomials:
+        s = a * s + b * s**3 + c * s**5
+    return s
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 6, 40), (2, 40, 6)])
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_fewer_steps_begin_with_the_norm_of_the_gram_matrix(shape, steps, generator):
+    matrices = torch.randn(shape, generator=generator)
+    u, s, v = torch.linalg.svd(matrices.double(), full_matrices=False)
+    s = through(polynomials(steps), s / (s**4).sum(dim=1, keepdim=True) ** 0.25)
+    assert torch.allclose(orthogonalise(matrices, steps).double(), (u * s[:, None]) @ v, atol=3e-5)
+
+
+@pytest.mark.parametrize(("steps", "least"), [(2, 0.0425), (3, 0.0103), (4, 0.00247)])
+def test_each_polynomial_deviates_as_little_as_can_be(steps, least):
+    """By Chebyshev: the best with three coefficients errs equally, with turning signs, at four places or more."""
+    low, high = least, 1.01
+    for number, (a, b, c) in enumerate(polynomials(steps)):
+        s = torch.linspace(low, high, 100_001, dtype=torch.float64)
+        errors = through([(a, b, c)], s) / (0.92 if number == steps - 1 else 1) - 1
+        turns = (3 * b + torch.tensor([-1, 1]) * (9 * b * b - 20 * a * c) ** 0.5) / (-10 * c)
+        inner = torch.tensor([max(low, min(high, float(turn) ** 0.5)) for turn in turns.sort().values])
+        places = torch.cat([torch.tensor([low]), inner, torch.tensor([high])]).double()
+        found = through([(a, b, c)], places) / (0.92 if number == steps - 1 else 1) - 1
+        assert torch.allclose(found * torch.tensor([-1, 1, -1, 1]), errors.abs().max().expand(4), atol=1e-2)
+        low, high = (1 - float(errors.abs().max())) / 1.01, (1 + float(errors.abs().max())) * 1.01
+
+
+def test_four_steps_reach_as_far_as_five_of_jordan(generator):
+    """They bring smaller shares of a matrix's largest singular value into the band, since they begin nearer to 1."""
+    matrices = torch.randn(1, 96, 864, generator=generator).double()
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    for decay in (1.5, 4.0):  # the root of all squares is 4 and 1.7 times the largest singular value
+        s = torch.exp(-decay * torch.linspace(0, 1, 96, dtype=torch.float64).sqrt())[None]
+        values = torch.linalg.svdvals(orthogonalise(((u * s[:, None]) @ v).float(), 4))
+        assert values.min() > 0.65 and values.max() < 1.25
+    grid = torch.logspace(-4, 0, 10_001, dtype=torch.float64)
+    reach = [float(grid[through(steps, grid) > 0.65][0]) for steps in (polynomials(4), [JORDAN] * 5)]
+    assert reach[0] / 1.6 < 1.1 * reach[1]  # in training ‖X‖ is 1.5 to 1.7 times √‖X Xᵀ‖
+    assert polynomials(5) == [JORDAN] * 5 and polynomials(1) == [JORDAN] and len(polynomials(7)) == 7
+
+
+def test_stacks_of_several_shapes_are_done_as_each_alone(generator):
+    shapes = [(2, 6, 40), (1, 6, 30), (1, 40, 6), (2, 5, 5), (1, 9, 90)]
+    stacks = [torch.randn(shape, generator=generator) for shape in shapes]
+    for steps in (3, 5):
+        for together, stack in zip(orthogonalise_all(stacks, steps), stacks, strict=True):
+            assert together.shape == stack.shape
+            assert torch.allclose(together, orthogonalise(stack, steps), atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 5])
+def test_bf16_stays_in_the_band(steps, generator):
+    """Its rounding must not push a singular value over the end of its range, where it would grow without limit."""
+    matrices = torch.randn(3, 64, 64, generator=generator)
+    matrices[0] = matrices[0][:, :1] @ matrices[0][:1]  # of rank 1: its one singular value is at the very end
+    matrices[1] = 1e-3 * matrices[1] + 10 * torch.eye(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = orthogonalise(matrices, steps)
+    assert found.dtype == torch.bfloat16 and torch.linalg.svdvals(found.float()).max() < 1.35
+    for columns in (4, 16):
+        assert not orthogonalise(torch.zeros(1, 4, columns), steps).any()
 
 
 def test_the_result_is_nearly_orthogonal_whatever_the_scale(generator):

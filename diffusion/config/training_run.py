@@ -96,7 +96,7 @@ def parts_of(recipe: Recipe, network: nn.Module, data: Any, device: Any, plan: A
     """The parts of a training, of a network that is on the CPU yet."""
     from diffusion.training.parts import Parts
 
-    config, network = recipe.config, device.place(network)
+    config, network = recipe.config, device.place(network, plan.seconds)
     return Parts(
         denoiser=recipe.denoiser(network),
         ema=build(config["ema"], "ema", network=network),

@@ -15,6 +15,7 @@ from diffusion.system.errors import brief
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 log = logging.getLogger("diffusion")
+WORTH = {"cpu": (600.0, "default"), "cuda": (120.0, "reduce-overhead")}  # auto: seconds from which it compiles, and how
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
 
@@ -27,7 +28,8 @@ class Device:
         precision: "fp32", or "bf16" for autocast (weights stay fp32); "auto" is bf16 on CUDA and on CPUs with
             instructions for it (AVX512-BF16, AMX), fp32 elsewhere.
         compile: torch.compile the network, which pays off in long runs: False, True, or a mode of torch.compile;
-            "reduce-overhead" replays CUDA graphs, for small networks.
+            "reduce-overhead" replays CUDA graphs, for small networks; "auto" compiles where a training is given ten
+            minutes or more on a CPU, two on CUDA.
         channels_last: keep activations as N×H×W×C in memory, which convolutions prefer.
         tf32: let CUDA round fp32 matrix products to TF32.
         threads: CPU threads; None leaves PyTorch's choice, or that of a training which measures.
@@ -47,8 +49,8 @@ class Device:
             raise ValueError(f"type={type} must be one of auto, cpu, cuda, mps")
         if precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision={precision} must be one of auto, fp32, bf16")
-        if isinstance(compile, str) and compile not in MODES:
-            raise ValueError(f"compile={compile} must be true, false or one of {', '.join(MODES)}")
+        if isinstance(compile, str) and compile not in ("auto", *MODES):
+            raise ValueError(f"compile={compile} must be true, false, auto or one of {', '.join(MODES)}")
         most = 4 * (os.cpu_count() or 1)
         if threads is not None and not 1 <= threads <= most:
             raise ValueError(f"threads={threads} must be from 1 to {most} on this machine")
@@ -76,13 +78,29 @@ class Device:
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
             torch.backends.cudnn.allow_tf32 = tf32
 
-    def place(self, network: nn.Module) -> nn.Module:
-        """The network on this device, in its memory format, compiled if that is asked for."""
+    def place(self, network: nn.Module, seconds: float | None = None) -> nn.Module:
+        """The network on this device, in its memory format, compiled if that is asked for.
+
+        Args:
+            network: of which everything is moved.
+            seconds: for which it is about to be trained, compilation included; None where nobody knows, and where the
+                digits of a result must not depend on whether there is a compiler.
+        """
         network = network.to(self.torch_device)
         network = network.to(memory_format=self.memory_format)
-        if self.compile and self.compiles():
-            network.compile(mode=None if self.compile is True else self.compile)  # in place: weights keep their names
+        mode = self.mode(seconds)
+        if mode is not None and self.compiles():
+            network.compile(mode=None if mode == "default" else mode)  # in place: weights keep their names
+            if self.compile == "auto":
+                log.info("device.compile=auto: the first step compiles the network, on the training's time.")
         return network
+
+    def mode(self, seconds: float | None) -> str | None:
+        """The mode of torch.compile for a network that is trained for so many seconds; None: it is not compiled."""
+        if self.compile != "auto":
+            return "default" if self.compile is True else self.compile or None
+        least, mode = WORTH.get(self.torch_device.type, (math.inf, ""))
+        return None if seconds is None or seconds < least else mode
 
     def compiles(self) -> bool:
         """Whether torch.compile works here, found out by a function of one addition; warns where it does not."""

@@ -47,8 +47,35 @@ def test_the_mode_of_compilation_reaches_torch(monkeypatch):
     Device(type="cpu", compile=True).place(nn.Linear(1, 1))
     Device(type="cpu").place(nn.Linear(1, 1))
     assert asked == [{"mode": "reduce-overhead"}, {"mode": None}]
-    with pytest.raises(ValueError, match="compile=fast must be true, false or one of default, reduce-overhead"):
+    with pytest.raises(ValueError, match="compile=fast must be true, false, auto or one of default, reduce-overhead"):
         Device(type="cpu", compile="fast")
+
+
+def test_auto_compiles_where_it_is_worth_a_long_training_s_time(monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **settings: asked.append(settings))
+    monkeypatch.setattr(Device, "compiles", lambda self: True)
+    automatic = Device(type="cpu", compile="auto")
+    with caplog.at_level(logging.INFO, "diffusion"):
+        for seconds in (None, 240.0, 599.0):  # a length in images keeps its digits, and a short run its time
+            automatic.place(nn.Linear(1, 1), seconds)
+        assert asked == [] and caplog.text == ""
+        automatic.place(nn.Linear(1, 1), 900.0)
+    assert asked == [{"mode": None}] and "device.compile=auto: the first step compiles the network" in caplog.text
+    Device(type="cpu", compile=False).place(nn.Linear(1, 1), 900.0)
+    automatic.torch_device = torch.device("mps")  # where nobody has measured it
+    assert automatic.mode(1e6) is None and len(asked) == 1
+    automatic.torch_device = torch.device("cuda")
+    assert automatic.mode(100.0) is None and automatic.mode(180.0) == "reduce-overhead"
+
+
+def test_auto_goes_on_without_a_compiler(monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **settings: asked.append(settings))
+    monkeypatch.setattr(Device, "compiles", lambda self: False)
+    with caplog.at_level(logging.INFO, "diffusion"):
+        Device(type="cpu", compile="auto").place(nn.Linear(1, 1), 900.0)
+    assert asked == [] and caplog.text == ""
 
 
 def test_another_c_library_manages_without_mallopt(monkeypatch):
