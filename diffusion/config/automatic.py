@@ -130,7 +130,7 @@ def fill(config: Config, names: Sequence[str], width: int, batch: int, images: f
         "optimizer.lr": row.lr,
         "ema.width": row.ema,
         "guidance.scale": ALWAYS.get(dropout, row.scale),
-        "guidance.interval": [0.0, row.high],
+        "guidance.interval": [row.low, row.high],
     }
     for name in names:
         group, _, inner = name.partition(".")

@@ -38,7 +38,7 @@ class Row(NamedTuple):
         lr: learning rate of Muon, at its height.
         ema: width of the average, as a share of the run.
         scale: of guidance.
-        high: the largest σ/α at which there is guidance.
+        low, high: σ/α between which there is guidance.
     """
 
     images: float
@@ -46,6 +46,7 @@ class Row(NamedTuple):
     lr: float
     ema: float
     scale: float
+    low: float
     high: float
 
 
@@ -70,8 +71,8 @@ def numbers(images: float) -> Row:
     above = next(row for row in TABLE if row.images >= images)
     below = max((row for row in TABLE if row.images <= images), key=lambda row: row.images)
     share = 0.0 if above is below else math.log(images / below.images) / math.log(above.images / below.images)
-    _, batch, lr, ema, scale, high = (x ** (1 - share) * y**share for x, y in zip(below, above, strict=True))
-    return Row(images, 8 * round(batch / 8), *(float(f"{value:.3g}") for value in (lr, ema, scale, high)))
+    _, batch, lr, *others = (x ** (1 - share) * y**share for x, y in zip(below, above, strict=True))
+    return Row(images, 8 * round(batch / 8), *(float(f"{value:.3g}") for value in (lr, *others)))
 
 
 class Speeds:
