@@ -37,11 +37,15 @@ JORDAN: Polynomial = (3.4445, -4.7750, 2.0315)
 # hundredth to spare for rounding; the last is 0.92 times that one, since 0.92 is the mean of Jordan et al.'s. Of n
 # steps: the first, then the last n - 1 of the rest.
 FIRST: dict[int, Polynomial] = {
-    2: (6.9137, -18.6872, 13.3001),
-    3: (8.0064, -22.8995, 16.5790),
-    4: (8.3244, -24.1294, 17.5378),
+    2: (6.913703, -18.687174, 13.300076),
+    3: (8.006449, -22.899520, 16.578966),
+    4: (8.324399, -24.129397, 17.537758),
 }
-REST: list[Polynomial] = [(4.0448, -2.9525, 0.5455), (3.6051, -2.6494, 0.5127), (2.4474, -1.7939, 0.4034)]
+REST: list[Polynomial] = [
+    (4.044760, -2.952466, 0.545534),
+    (3.605063, -2.649417, 0.512702),
+    (2.447428, -1.793946, 0.403384),
+]
 
 
 def polynomials(steps: int) -> list[Polynomial]:
@@ -186,8 +190,12 @@ class Muon(torch.optim.Optimizer):
         """A step of the matrices."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         (momenta,) = self._state(parameters, "momentum")
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, gradients)
+        if parameters[0].device.type == "cpu":
+            for gradient, momentum in zip(gradients, momenta, strict=True):  # in one pass over the memory
+                torch.add(gradient, momentum, alpha=group["momentum"], out=momentum)
+        else:
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, gradients)
         ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

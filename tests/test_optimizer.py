@@ -33,7 +33,7 @@ def test_fewer_steps_begin_with_the_norm_of_the_gram_matrix(shape, steps, genera
     assert torch.allclose(orthogonalise(matrices, steps).double(), (u * s[:, None]) @ v, atol=3e-5)
 
 
-@pytest.mark.parametrize(("steps", "least"), [(2, 0.0425), (3, 0.0103), (4, 0.00247)])
+@pytest.mark.parametrize(("steps", "least"), [(2, 0.04245036), (3, 0.01027287), (4, 0.00246726)])
 def test_each_polynomial_deviates_as_little_as_can_be(steps, least):
     """By Chebyshev: the best with three coefficients errs equally, with turning signs, at four places or more."""
     low, high = least, 1.01
@@ -44,7 +44,7 @@ def test_each_polynomial_deviates_as_little_as_can_be(steps, least):
         inner = torch.tensor([max(low, min(high, float(turn) ** 0.5)) for turn in turns.sort().values])
         places = torch.cat([torch.tensor([low]), inner, torch.tensor([high])]).double()
         found = through([(a, b, c)], places) / (0.92 if number == steps - 1 else 1) - 1
-        assert torch.allclose(found * torch.tensor([-1, 1, -1, 1]), errors.abs().max().expand(4), atol=1e-2)
+        assert torch.allclose(found * torch.tensor([-1, 1, -1, 1]), errors.abs().max().expand(4), atol=1e-3)
         low, high = (1 - float(errors.abs().max())) / 1.01, (1 + float(errors.abs().max())) * 1.01
 
 
