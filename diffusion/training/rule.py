@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 LAW = Law(floor=0.05, a=0.106, alpha=0.9, b=0.113, beta=1.2)
 TABLE = (
-    Row(31_000, batch=32, lr=3.5e-3, ema=0.05, scale=3.0, low=0.15, high=4.0),
+    Row(31_000, batch=64, lr=4.5e-3, ema=0.05, scale=3.0, low=0.15, high=4.0),
     Row(76_000, batch=64, lr=4e-3, ema=0.05, scale=2.5, low=0.15, high=4.0),
     Row(196_000, batch=64, lr=4e-3, ema=0.05, scale=2.0, low=0.15, high=4.0),
 )
