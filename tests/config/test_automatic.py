@@ -10,7 +10,7 @@ import diffusion
 from diffusion.config import automatic, guiding, resuming, starting, training_run, whole_run
 from diffusion.config.fallback import fall_back
 from diffusion.config.left_open import AUTO, KNOWN, left_open, settle, value_of
-from diffusion.config.settings import check_types, choose_length
+from diffusion.config.settings import check_types, choose_length, leave_out_foreign
 from diffusion.records import checkpoint
 from diffusion.system.errors import UserError
 from diffusion.training import rule
@@ -19,6 +19,7 @@ from diffusion.training.speed import Measured
 SMALL = (
     *("experiment=best", "data=fashion_mnist_mini", "device=cpu", "device.precision=fp32", "score.n=0", "track=null"),
     *("training.preview_every=0", "preview.steps=2", "score.held_out=16", f"features.cache={CACHE}"),
+    "guidance.interval=auto",
 )
 
 
@@ -52,7 +53,8 @@ def speeds(monkeypatch):
 
 
 def test_the_recipe_for_a_time_leaves_these_open():
-    assert left_open(compose("train", "experiment=best")) == list(KNOWN)
+    assert left_open(compose("train", "experiment=best")) == [name for name in KNOWN if name != "guidance.interval"]
+    assert left_open(compose("train", "experiment=best", "guidance.interval=auto")) == list(KNOWN)
     assert left_open(compose("train")) == []
 
 
@@ -158,6 +160,7 @@ def test_what_no_rule_knows_is_one_sentence(words, message, tmp_path):
 )
 def test_another_option_has_its_own_number_where_the_rule_knows_none(words, name, own):
     cfg = OmegaConf.create(compose("train", "experiment=best", *words))
+    leave_out_foreign(cfg, words)
     assert fall_back(cfg, ["experiment=best", *words]) == ([] if own == AUTO else [name])
     assert value_of(cfg, name) == own
     check_types(OmegaConf.to_container(cfg))
