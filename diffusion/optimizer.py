@@ -125,7 +125,8 @@ def as_in_memory(kernel: Tensor, parameter: Tensor) -> Tensor:
 
     The order of a matrix's columns changes nothing in O(A) but the order of its columns.
     """
-    return kernel.permute(0, *sorted(range(1, parameter.ndim), key=lambda axis: -parameter.stride(axis)))
+    steps = parameter.stride()
+    return kernel.permute(0, *sorted(range(1, parameter.ndim), key=lambda axis: -steps[axis]))
 
 
 class Muon(torch.optim.Optimizer):

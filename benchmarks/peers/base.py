@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from diffusion.data.images import Images, batches, crop_images, decode, encode, pad_images
+from diffusion.data.images import ImageFiles, Images, batches, crop_images, decode, encode, pad_images
 
 EVALUATIONS = 20
 DRAWN_AT_ONCE = 50
@@ -61,7 +61,7 @@ class Peer(ABC):
         self.update()
         return total
 
-    def stream(self, data: Images, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, data: Images | ImageFiles, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The endless batches of a split with labels, for `step`."""
         for images, labels in batches(data, self.batch_size, seed, 0, self.device):
             assert labels is not None
