@@ -6,9 +6,9 @@ of the FID after N images with P parameters,
     FID(N, P) = floor + a (N / 10⁵)^-α + b (P / 10⁶)^-β
 
 A wide network has the smaller last term but sees fewer images in the same time, so the best width is that of the least
-FID over the measured speeds; the law's coefficients give the widths 32, 48 and 64 that were found by hand for 1, 4 and 15
-minutes of two CPU cores, and `python benchmarks/recipe.py` fits them to more trainings. The other settings follow from N
-alone, by `TABLE`, whose numbers were set by hand from the trainings in docs/performance.md, "Ideas for the curve".
+FID over the measured speeds. The coefficients give the widths 32, 48 and 64 that were found by hand for 1, 4 and 15
+minutes of two CPU cores; `python benchmarks/recipe.py` fits them to more trainings. The other settings follow from N
+alone, by `TABLE`, set by hand from the trainings in docs/performance.md, "Ideas for the curve".
 """
 
 import math

@@ -26,8 +26,8 @@ log = logging.getLogger("diffusion")
 SCALE, INTERVAL = NAMES = ("guidance.scale", "guidance.interval")
 RATIO, FURTHER = 1.25, 2  # between two scales; how many are tried beyond the first three
 RATIO_OF_ENDS, GAIN = 1.5, 0.98  # between two ends of the interval; how much better another one must be
-# Of the images seen in training, how many are drawn for each scale: no clock decides it, but for the longest time that a
-# run whose length is a time may take. In short runs, with fewer, the FID preferred images that vary less: too large scales.
+# Of the images seen in training, how many are drawn for each scale: no clock decides it, but for the longest time
+# that a run whose length is a time may take. With fewer, in short runs, the FID preferred images that vary less.
 SHARE, LEAST, MOST, LONGEST = 0.006, 360, 400, 60.0
 OTHER = 7919  # seed of the noise: not that of the images that are scored
 MANY_FEATURES = 512  # of which a few hundred images say too little
