@@ -34,9 +34,9 @@ Polynomial = tuple[float, float, float]  # a, b, c
 # Steep at 0 and within about ±0.3 of 1 after five steps (Jordan et al. 2024).
 JORDAN: Polynomial = (3.4445, -4.7750, 2.0315)
 # Each errs least, as an approximation of 1, between the least and the largest singular value that may reach it, with a
-# hundredth to spare for rounding; the last is 0.92 times that one, since 0.92 is the mean of Jordan et al.'s. Just beyond
-# that, a singular value of 1.01, they diverge: what begins them must be no smaller than the largest one. Of n steps: the
-# first, then the last n - 1 of the rest.
+# hundredth to spare for rounding; the last is 0.92 times that one, since 0.92 is the mean of Jordan et al.'s. They
+# diverge just beyond that hundredth, 1.01: X must begin with no singular value above 1. Of n steps: the first, then the
+# last n - 1 of the rest.
 FIRST: dict[int, Polynomial] = {
     2: (6.913703, -18.687174, 13.300076),
     3: (8.006449, -22.899520, 16.578966),
