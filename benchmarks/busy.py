@@ -1,7 +1,7 @@
 """What busy neighbours cost: training images/s free and beside one, two, three busy processes; for docs/performance.md.
 
 python benchmarks/busy.py              the quickstart, seven minutes
-python benchmarks/busy.py --rounds 1 --words experiment=best
+python benchmarks/busy.py --rounds 1 --words experiment=best model.width=64 training.images=196_480
 
 "PyTorch's threads" are as many as there are cores, which spin while they wait; "chosen" is what train.py does: threads
 that wait go to sleep after a short while (`diffusion/system/threads.py`), and as many of them as a short measurement

@@ -7,8 +7,9 @@ python benchmarks/gpu.py --small --device cpu --minutes 5    the same in small, 
 
 The parts come in order of their value, each in a process of its own that is a child of this one. A part that the time
 left is too short for is not started, so that a shorter one takes its place; one that is still at work when the time is
-over is ended, and done again by the next call. Rungs of the ladder, which see equally many images, run side by side;
-nothing that is timed does. MFU is the share of the card's peak in bf16, from `machine.PEAKS` or --peak-tflops.
+over is ended, and done again by the next call. What --small finds has a folder of its own. Rungs of the ladder, which
+see equally many images, run side by side; nothing that is timed does. MFU is the share of the card's peak in bf16, from
+`machine.PEAKS` or --peak-tflops.
 """
 
 import argparse
@@ -37,6 +38,7 @@ FOLDER = ROOT / "outputs" / "gpu"
 GRAPHS = "device.compile=reduce-overhead"  # replays CUDA graphs of the network
 CONTENDERS = ("best", "diffusers", "best_compiled", "unet_base", "diffusers_wide", "unet_small")
 LADDER = ("base", "improved", "cosine", "ema", "cfg", "v", "flow", "edm", "dit")
+DRAWINGS = ("drawing.json", "drawing_compiled.json")  # plain, and with `GRAPHS`
 COMPILING = 60  # seconds, at most as a rule
 
 
@@ -70,12 +72,28 @@ class Size:
 
 
 FULL = Size(
-    *(CONTENDERS, 2.0, ("30s", "1min", "3min"), ("1min", "3min"), ""),
-    *(5000, 10_000, (1000, 2500, 5000, 10_000), "minutes", LADDER),
+    contenders=CONTENDERS,
+    seconds=2.0,
+    budgets=("30s", "1min", "3min"),
+    compiled=("1min", "3min"),
+    words="",
+    n=5000,
+    drawn=10_000,
+    batches=(1000, 2500, 5000, 10_000),
+    scale="minutes",
+    ladder=LADDER,
 )
 SMALL = Size(
-    *(("best",), 0.2, ("2s",), (), "model.width=8 training.batch_size=8"),
-    *(60, 60, (30, 60), "trial", ("v", "dit")),
+    contenders=("best",),
+    seconds=0.2,
+    budgets=("2s",),
+    compiled=(),
+    words="model.width=8 training.batch_size=8",
+    n=60,
+    drawn=60,
+    batches=(30, 60),
+    scale="trial",
+    ladder=("v", "dit"),
 )
 
 
@@ -97,9 +115,9 @@ class Session:
     def left(self) -> float:
         return self.deadline - time.perf_counter()
 
-    def call(self, what: str, result: Path, script: str, *words: str, takes: float) -> None:
-        """A process that writes `result`; not where that is there, or where fewer seconds are left than it takes."""
-        if result.exists() or self.left() < takes:
+    def call(self, what: str, result: Path, script: str, *words: str, takes: float, more: bool = False) -> None:
+        """A process that writes `result`, or `more` into it; not where it is there, or takes longer than is left."""
+        if (result.exists() and not more) or self.left() < takes:
             return
         log = self.folder / "logs" / f"{what.replace(' ', '_')}.log"
         start = time.perf_counter()
@@ -158,7 +176,8 @@ class Session:
         place, words = self.place(budget, compiled), self.words(budget, compiled)
         if words is None:
             return
-        takes, what = budget_seconds(budget) + 15, f"{budget}{' compiled' if compiled else ''}"
+        takes = budget_seconds(budget) + 30  # the data, and the guidance, which is chosen after the training
+        what = f"{budget}{' compiled' if compiled else ''}"
         if not (place / "metrics.json").exists() and self.left() > takes:
             shutil.rmtree(place, ignore_errors=True)  # half a budget, and the rest in another call, is not the same
         given = ["experiment=best", *words, "score.n=0", "training.preview_every=0", f"device={self.device}"]
@@ -169,15 +188,30 @@ class Session:
             self.call(f"score {what}", result, "evaluate.py", *given, f"hydra.run.dir={result.parent}", takes=20)
 
     def drawing(self, compiled: bool = False) -> None:
-        """Many images by the longest of the plain runs, as fast as it goes."""
-        done = [place for budget in self.size.budgets if ((place := self.place(budget)) / "metrics.json").exists()]
-        if done and not (compiled and not self.size.compiled):
-            result = self.folder / f"drawing{'_compiled' if compiled else ''}.json"
-            words = ["--draw", str(done[-1]), "--result", str(result), "--device", self.device]
-            words += ["--n", str(self.size.drawn), "--batches", *map(str, self.size.batches)]
+        """Many images as fast as it goes, in batches of each size that was not done yet."""
+        place, found = self.drawn(), self.drawings()[compiled]
+        batches = [each for each in self.size.batches if each not in {one["batch"] for one in found["batches"]}]
+        if place is not None and batches and not (compiled and not self.size.compiled):
+            result = self.folder / DRAWINGS[compiled]
+            words = ["--draw", str(place), "--result", str(result), "--device", self.device]
+            words += ["--n", str(self.size.drawn), "--batches", *map(str, batches)]
             words += ["--compile"] if compiled else []
             what = f"draw{' compiled' if compiled else ''}"
-            self.call(what, result, "benchmarks/gpu.py", *words, takes=25 + 2 * COMPILING * compiled)
+            takes = 25 + 2 * COMPILING * compiled
+            self.call(what, result, "benchmarks/gpu.py", *words, takes=takes, more=True)
+
+    def drawings(self) -> list[dict[str, Any]]:
+        """What is known of drawing, plain and compiled."""
+        paths = [self.folder / name for name in DRAWINGS]
+        return [read(path) if path.exists() else {"batches": []} for path in paths]
+
+    def drawn(self) -> Path | None:
+        """The run whose images are drawn: the longest of the plain ones, and from then on that one, so that plain and
+        compiled drawing are of one model."""
+        places = {self.place(budget).name: self.place(budget) for budget in self.size.budgets}
+        done = [place for place in places.values() if (place / "metrics.json").exists()]
+        before = [place for found in self.drawings() for place in done if place.name == found.get("run")]
+        return next(iter([*before, *done[::-1]]), None)
 
     def ladder(self) -> None:
         """The rungs, some side by side: a dozen at once would keep each other waiting for the GPU."""
@@ -245,8 +279,7 @@ class Session:
         """How long many images take, in batches of each size."""
         rows: list[list[str]] = []
         head = ""
-        for path, how in (("drawing.json", "no"), ("drawing_compiled.json", f"`{GRAPHS}`")):
-            found = read(self.folder / path) if (self.folder / path).exists() else {"batches": []}
+        for found, how in zip(self.drawings(), ("no", f"`{GRAPHS}`"), strict=True):
             rows += [[how, f"{each['batch']:,}", f"{each['seconds']:.2f}"] for each in found["batches"]]
             if found["batches"]:
                 head = f"{found['machine']}; {found['n']:,} images of width {found['width']}, {found['evaluations']:g} "
@@ -271,7 +304,11 @@ def budget_row(state: dict[str, Any], scores: dict[str, Any] | None) -> list[str
 
 
 def draw(run: Path, result: Path, device: str, n: int, batches: Sequence[int], compiled: bool) -> None:
-    """Draw n images with a model in batches of several sizes, each after a warm-up of one batch; writes `result`."""
+    """Draw n images with a model in batches of several sizes, each after a warm-up of one batch.
+
+    `result` is written after each of them, behind what it holds, so that a batch too large for the memory, or an end of
+    the time, loses none that is done.
+    """
     from diffusion.config import trained
 
     cfg = compose("sample", f"checkpoint={run}", f"device={device}", *([GRAPHS] if compiled else []))
@@ -284,13 +321,13 @@ def draw(run: Path, result: Path, device: str, n: int, batches: Sequence[int], c
         model.draw(sampler, count, model.labels(count), 0, batch)
         return time.perf_counter() - start
 
-    found = []
+    record = {"run": run.name, "n": n, "width": state["config"]["model"]["width"], "machine": name_of(place)}
+    found = list(read(result)["batches"]) if result.exists() else []
     for batch in batches:
         seconds(min(batch, n), batch)
         found.append({"batch": batch, "seconds": median(seconds(n, batch) for _ in range(3))})
+        write_json(result, {**record, "evaluations": model.evaluations, "compiled": compiled, "batches": found})
         print(f"{n} images, {batch} at once: {found[-1]['seconds']:.2f} s", flush=True)
-    record = {"batches": found, "n": n, "evaluations": model.evaluations, "width": state["config"]["model"]["width"]}
-    write_json(result, {**record, "machine": name_of(place), "compiled": compiled})
 
 
 def main() -> None:
@@ -299,7 +336,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--peak-tflops", type=float, help="of the card in bf16")
     parser.add_argument("--small", action="store_true", help="little of everything")
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, help="of the results; outputs/gpu, or outputs/gpu_small with --small")
     parser.add_argument("--table", action="store_true", help="only write the tables")
     for word in ("--draw", "--result"):
         parser.add_argument(word, type=Path, help=argparse.SUPPRESS)
@@ -310,8 +347,10 @@ def main() -> None:
     if given.draw:
         draw(given.draw, given.result, given.device, given.n, given.batches, given.compile)
         return
-    size = SMALL if given.small else FULL
-    session = Session(given.folder.resolve(), given.device, size, given.minutes, given.peak_tflops)
+    if given.device == "cpu" and not given.small:
+        parser.error("--device cpu goes with --small")
+    folder, size = (FOLDER.with_name("gpu_small"), SMALL) if given.small else (FOLDER, FULL)
+    session = Session((given.folder or folder).resolve(), given.device, size, given.minutes, given.peak_tflops)
     try:
         if not given.table:
             session.run()

@@ -86,7 +86,8 @@ def name_of(device: torch.device) -> str:
 
 
 def peak_tflops(name: str) -> float | None:
-    """TFLOP/s in bf16 of the GPU that PyTorch calls `name`; None where they are not known."""
+    """TFLOP/s in bf16 of the GPU that PyTorch calls `name`; None where they are not known, as of a slice by MIG."""
     words = set(re.split(r"[\s-]", name))
-    known = [] if "Laptop" in words else [peak for card, peak in PEAKS.items() if words.issuperset(card.split())]
-    return known[0] if known else None
+    if {"Laptop", "MIG"} & words:
+        return None
+    return next((peak for card, peak in PEAKS.items() if words.issuperset(card.split())), None)

@@ -5,7 +5,8 @@
 
 Each line of the file is one score of one training of `experiment=best`: {"images": 31168, "width": 32, "fid": 0.91,
 "scale": 3.0}, with "batch" (else 64), "parameters" (else those of the width), "high" (the end of the guidance's
-interval), "seed" and whatever else one notes. Of a training that was scored with several scales the best one counts.
+interval), "seed" and whatever else one notes. Of a training that was scored with several scales the best one counts;
+lines that differ only in what else is noted count as such scores of one training, too.
 The fit is that of the logarithm of FID, so that a tenth of a small FID weighs as much as a tenth of a large one.
 """
 
@@ -41,13 +42,34 @@ def parameters(width: int) -> int:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The scores of a file, each with its batch and parameters."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be read ({error.strerror}): give a file with one score a line.") from None
+    rows = [row_of(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1) if line.strip()]
     counts = {width: parameters(width) for width in {row["width"] for row in rows if "parameters" not in row}}
     return [{"batch": BATCH, "parameters": counts.get(row["width"]), "seed": 0, **row} for row in rows]
 
 
+def row_of(line: str, place: str) -> dict[str, Any]:
+    """The score of a line, or a sentence on what it lacks."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise SystemExit(f'{place} is no score: write it as {{"images": 31168, "width": 32, "fid": 0.91}}.')
+    missing = [name for name in ("images", "width", "fid") if name not in row]
+    if missing:
+        raise SystemExit(f"{place} has no {', '.join(map(json.dumps, missing))}: add it, or leave the line out.")
+    return row
+
+
 def best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each training the score at its best scale."""
+    """Of each training, which is known by its images, width, batch and seed, the score with the least FID.
+
+    Rows that differ in anything else that is noted are merged, not only those of several scales.
+    """
     trainings: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         trainings[row["images"], row["width"], row["batch"], row["seed"]].append(row)

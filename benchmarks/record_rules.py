@@ -25,8 +25,11 @@ PROTOCOL = {
 NEARER = 0.02  # the largest share of images nearer to a training image than 99 % of test images are
 OVER = 0.02  # of the budget, or one step
 # What a command may say that changes nothing about the images.
-QUIET = re.compile(r"(data\.root|track|features\.cache|score(\.\w+)?|output_dir|training\.\w+_every)=")
-PATH = re.compile(r"(^|[=\[,'\"])(/|~|[A-Za-z]:\\)")
+QUIET = re.compile(
+    r"(data\.root|track|features\.cache|score(\.\w+)?|output_dir|training\.(log|preview|checkpoint)_every)="
+)
+PATH = re.compile(r"(^|[=\[,'\"])\s*(\.{0,2}/|~|[A-Za-z]:\\)")
+OPTION = re.compile(r"\+{0,2}(?P<group>\w+(/\w+)*)(@[\w.:]+)?=(?!null$)(?P<option>[\w.-]+)")
 
 
 def check_run(folder: Path, metrics: dict[str, Any] | None, state: dict[str, Any]) -> None:
@@ -56,6 +59,15 @@ def check_run(folder: Path, metrics: dict[str, Any] | None, state: dict[str, Any
     if path is not None:
         raise UserError(f"{folder} was told of a file that only this machine has, {path}: nobody could run it again.")
     check_time(folder, state)
+
+
+def options_of(words: Sequence[str]) -> dict[str, str]:
+    """The word that chooses a file below conf/, by that file: "model/dit.yaml".
+
+    Words are known by their form alone, and that of a setting is no other: `seed=1` gives "seed/1.yaml".
+    """
+    found = [(match["group"], match["option"], word) for word in words if (match := OPTION.fullmatch(word))]
+    return {f"{group}/{option}.yaml": word for group, option, word in found}
 
 
 def check_time(folder: Path, state: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ python benchmarks/records.py outputs/mine_0 outputs/mine_1 outputs/mine_2     se
 python benchmarks/records.py --table                                          only write the tables
 
 What is not scored with n = 5,000 yet is scored by evaluate.py, into the run folder's record/. The entry goes into
-docs/records.json, in the place of one of the same command, commit and machine; the tables are made from that file.
+docs/records.json, and takes in the seeds of one of the same command, commit and machine; the tables are made from that
+file.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from common import ROOT, fill, read, run
-from record_rules import BUDGETS, N, check_run, check_scores, kept, log_of, place_of, wrong_protocol
+from record_rules import BUDGETS, N, check_run, check_scores, kept, log_of, options_of, place_of
 
 from diffusion.evaluation.document import markdown_table
 from diffusion.records import checkpoint
@@ -30,6 +31,7 @@ from diffusion.system.errors import UserError
 PAGE, BOARD = ROOT / "docs" / "records.md", ROOT / "docs" / "records.json"
 LISTED = 3  # of each class
 SCORES = ("fid", "recall", "accuracy")
+PLAIN = ("checkpoint=", "n=", "device=", "trust=")  # words of evaluate.py that leave drawing and scoring as they are
 SAME = ("class", "budget", "machine", "command", "own_parts")  # for all runs of an entry
 
 
@@ -50,9 +52,10 @@ def one_run(folder: Path, trust: str | None = None) -> dict[str, Any]:
     state, metrics = checkpoint.load(folder / checkpoint.LAST), finished(folder)
     check_run(folder, metrics, state)
     assert metrics is not None
+    check_options(folder, metrics["overrides"])
     config = state["config"]
     kind, budget, machine = place_of(folder, config["training"]["budget"])
-    scores = scored(folder, state, metrics, trust)
+    scores = scored(folder, state["step"], trust)
     check_scores(folder, scores)
     targets = {key: node.get("_target_") for key, node in config.items() if isinstance(node, dict)}
     began = re.search(r"\d{4}-\d\d-\d\d", log_of(folder))
@@ -76,14 +79,29 @@ def one_run(folder: Path, trust: str | None = None) -> dict[str, Any]:
     }
 
 
-def scored(folder: Path, state: dict[str, Any], metrics: dict[str, Any], trust: str | None) -> dict[str, Any]:
-    """The scores of a run with n = 5,000: its own, those of an earlier call, or what evaluate.py finds now."""
-    if metrics.get("n") == N and state["config"]["score"]["seed"] == 0 and not wrong_protocol(metrics):
-        return metrics
+def check_options(folder: Path, words: Sequence[str]) -> None:
+    """Raise `UserError` where a word chooses an option of conf/ that the repository does not hold."""
+    named = {name: word for name, word in options_of(words).items() if (ROOT / "conf" / name).parent.is_dir()}
+    known = git("ls-files", "--", *(f"conf/{name}" for name in named)).splitlines() if named else []
+    word = next((word for name, word in named.items() if f"conf/{name}" not in known), None)
+    if word is not None:
+        raise UserError(
+            f"{folder} was told {word}, an option that git does not know here: commit its file in conf/, or say the "
+            "same by settings."
+        )
+
+
+def scored(folder: Path, step: int, trust: str | None) -> dict[str, Any]:
+    """The scores of a run with n = 5,000: those of an earlier call, or what evaluate.py finds now.
+
+    Those that a run has of itself do not count, since `preview.sampler` may have drawn for them. Nor do those of a call
+    that was told how to draw or score.
+    """
     made = folder.resolve() / "record"
     result = made / "metrics.json"
     newer = result.exists() and result.stat().st_mtime >= (folder / checkpoint.LAST).stat().st_mtime
-    if not newer or finished(made, step=state["step"]) is None:
+    found = finished(made, step=step, n=N) if newer else None
+    if found is None or not all(word.startswith(PLAIN) for word in found["overrides"]):
         print(f"Scoring {folder} with n={N} …", flush=True)
         words = [f"checkpoint={folder.resolve()}", f"n={N}", *([f"trust={trust}"] if trust else [])]
         run("evaluate.py", *words, f"hydra.run.dir={made}", log=folder.resolve() / "record.log")
@@ -138,7 +156,7 @@ def commit_of(given: str | None, ended: float) -> str:
     if int(git("log", "-1", "--format=%ct")) > ended:
         raise UserError(f"The commit {commit} is younger than the run: say which one made it, --commit HASH.")
     board = [f":!{path.relative_to(ROOT).as_posix()}" for path in (PAGE, BOARD)]
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *board)
+    changed = git("status", "--porcelain", "--untracked-files=normal", "--", ".", *board)
     return f"{commit} with changes" if changed else commit
 
 
@@ -154,9 +172,19 @@ def git(*words: str) -> str:
 
 
 def with_entry(board: Sequence[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The board with an entry, in the place of one of the same command, commit and machine."""
+    """The board with an entry as its last; one of the same command, commit and machine becomes part of it.
+
+    Of that one the seeds are kept that the entry has not.
+    """
     same = (*SAME, "commit")
-    return [*(each for each in board if any(each[name] != entry[name] for name in same)), entry]
+    others = [each for each in board if any(each[name] != entry[name] for name in same)]
+    for old in board:
+        seeds = {run["seed"] for run in entry["runs"]}
+        earlier = [run for run in old["runs"] if run["seed"] not in seeds] if old not in others else []
+        if earlier:
+            runs = sorted([*earlier, *entry["runs"]], key=lambda run: run["seed"])
+            entry = {**entry, "date": min(old["date"], entry["date"]), "runs": runs}
+    return [*others, entry]
 
 
 # ------------------------------------------------------------------------------------------------- the tables
@@ -210,9 +238,10 @@ def numbers(runs: Sequence[dict[str, Any]]) -> list[str]:
 def in_words(entry: dict[str, Any]) -> str:
     """How an entry was made."""
     own = ", ".join(f"`{key}._target_={name}`" for key, name in entry["own_parts"].items())
+    drawn = "; ".join(dict.fromkeys(run["drawn"] for run in entry["runs"]))
     return (
         f"`{entry['command']}`, commit {entry['commit']}, {entry['date']}, on {entry['machine']}; drawn with "
-        f"{entry['runs'][0]['drawn']}{f'; with {own} of ' if own else ''}{entry.get('code', '')}."
+        f"{drawn}{f'; with {own} of ' if own else ''}{entry.get('code', '')}."
     )
 
 
@@ -236,6 +265,7 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         board = with_entry(board, entry)
         write_json(BOARD, {"entries": board})
+        entry = board[-1]  # with the seeds that were there
         rank = ranked(board, entry["class"], entry["budget"]).index(entry) + 1
         print(f"Number {rank} of {entry['budget']} on {entry['class']}; {LISTED} are listed.")
     text = tables(board)

@@ -1,7 +1,7 @@
 """Where the time of a training step goes, and how near each layer is to the machine's limits.
 
-    python benchmarks/roofline.py                              the quickstart's step: a table and docs/roofline.png
-    python benchmarks/roofline.py experiment=best device.precision=fp32      another, without touching the page
+    python benchmarks/roofline.py            the quickstart's step: a table and docs/roofline.png
+    python benchmarks/roofline.py experiment=best model.width=64 training.images=196_480     another; no page is touched
 
 The shares are those of a profile of whole steps. The dots are the layers of the network, each timed alone, forward and
 backward: its floating-point operations a second over those for each byte that it must at least read and write. Above it

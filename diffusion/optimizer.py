@@ -34,8 +34,9 @@ Polynomial = tuple[float, float, float]  # a, b, c
 # Steep at 0 and within about ±0.3 of 1 after five steps (Jordan et al. 2024).
 JORDAN: Polynomial = (3.4445, -4.7750, 2.0315)
 # Each errs least, as an approximation of 1, between the least and the largest singular value that may reach it, with a
-# hundredth to spare for rounding; the last is 0.92 times that one, since 0.92 is the mean of Jordan et al.'s. Of n
-# steps: the first, then the last n - 1 of the rest.
+# hundredth to spare for rounding; the last is 0.92 times that one, since 0.92 is the mean of Jordan et al.'s. They
+# diverge just beyond that hundredth, 1.01: X must begin with no singular value above 1. Of n steps: the first, then the
+# last n - 1 of the rest.
 FIRST: dict[int, Polynomial] = {
     2: (6.913703, -18.687174, 13.300076),
     3: (8.006449, -22.899520, 16.578966),
@@ -69,10 +70,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 def orthogonalise_all(stacks: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
     """`orthogonalise` for each of several (K, rows, columns)."""
     wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]  # the smaller side decides
-    by_rows: dict[int, list[int]] = defaultdict(list)
+    by_rows: dict[tuple[int, torch.dtype], list[int]] = defaultdict(list)
     for number, x in enumerate(wide):
         if x.shape[2] >= 2 * x.shape[1] and x.device.type == "cpu":  # elsewhere fp32 may mean TF32
-            by_rows[x.shape[1]].append(number)
+            by_rows[x.shape[1], x.dtype].append(number)
         else:
             wide[number] = _iterate(x, polynomials(steps))
     for numbers in by_rows.values():

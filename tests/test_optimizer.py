@@ -71,6 +71,12 @@ def test_stacks_of_several_shapes_are_done_as_each_alone(generator):
             assert torch.allclose(together, orthogonalise(stack, steps), atol=1e-5)
 
 
+def test_matrices_of_two_precisions_stay_apart(generator):
+    stacks = [torch.randn(2, 6, 40, generator=generator, dtype=kind) for kind in (torch.float32, torch.float64)]
+    for together, stack in zip(orthogonalise_all(stacks, 4), stacks, strict=True):
+        assert together.dtype == stack.dtype and torch.allclose(together, orthogonalise(stack, 4), atol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [2, 3, 4, 5])
 def test_bf16_stays_in_the_band(steps, generator):
     """Its rounding must not push a singular value over the end of its range, where it would grow without limit."""

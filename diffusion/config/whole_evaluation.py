@@ -221,7 +221,7 @@ def from_model(
         "sampler": sampler.describe().replace(f", {sampler.steps} steps", ""),
         "steps": sampler.steps,
         "evaluations": 0.0,
-        "seconds": 0.0,  # of drawing
+        "seconds": 0.0,  # of drawing, all repeats together
         "guidance": scale if isinstance(scale, int | float) else sum(scale) / len(scale),
         "seed": cfg.seed,
         "weights": weights,

@@ -1,5 +1,6 @@
 """The benchmark of a GPU: what is done in the time given, in which order, and what its tables say."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 from diffusion.records.results import write_json
@@ -23,7 +25,7 @@ class Clock:
     """Time that passes only where something is done, and a record of what that was."""
 
     def __init__(self):
-        self.now, self.done = 0.0, []
+        self.now, self.done, self.drawn = 0.0, [], []
 
     def perf_counter(self):
         return self.now
@@ -35,13 +37,27 @@ class Clock:
         takes = gpu.budget_seconds(budget) + 12 if budget else SECONDS[script.rpartition("/")[2]]
         self.now += min(takes, seconds)
         self.done.append((budget and f"{budget}{' compiled' * (gpu.GRAPHS in words)}") or script.rpartition("/")[2])
+        if "--draw" in words:
+            self.draw(words)
         if takes > seconds:
             raise SystemExit("was ended")
         result = said.get("hydra.run.dir")
-        path = f"{result}/metrics.json" if result else words[words.index("--result") + 1]
-        gpu.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_json(gpu.Path(path), {"config": CONFIG})
-        self.words = words
+        path = gpu.Path(f"{result}/metrics.json" if result else words[words.index("--result") + 1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "--draw" not in words:
+            write_json(path, {"config": CONFIG})
+
+    def draw(self, words):
+        """In the place of the drawing process: it comes to the end of its batches, or of the first two alone."""
+        run, path = (gpu.Path(words[words.index(word) + 1]) for word in ("--draw", "--result"))
+        batches = words[words.index("--batches") + 1 :]
+        batches = [int(word) for word in batches if word.isdigit()]
+        self.drawn.append((run.name, "--compile" in words, batches))
+        found = gpu.read(path)["batches"] if path.exists() else []
+        found += [{"batch": batch, "seconds": 1.0} for batch in batches[: self.batches]]
+        write_json(path, {"run": run.name, "batches": found})
+
+    batches = None  # how many a drawing process comes to
 
 
 @pytest.fixture
@@ -65,11 +81,63 @@ def test_the_most_telling_parts_come_first_and_a_second_call_goes_on(tmp_path, c
         clock.done.clear()
         session(tmp_path, 9).run()
         assert clock.done == then
+    batches = list(gpu.FULL.batches)
+    assert clock.drawn == [("1min", False, batches), ("1min", True, batches)]  # of one model, though 3min was there
+
+
+def test_drawing_goes_on_behind_the_batches_that_are_done(tmp_path, clock):
+    here = session(tmp_path, 9)
+    here.budget("30s")
+    clock.batches = 2  # then, say, the memory is full
+    here.drawing()
+    here.budget("1min")
+    clock.batches = None
+    for _ in range(2):
+        here.drawing()
+    assert clock.drawn == [("30s", False, [1000, 2500, 5000, 10_000]), ("30s", False, [5000, 10_000])]
+
+
+def test_each_batch_size_is_written_when_it_is_done(tmp_path, monkeypatch):
+    """The second one is too large for the memory: the first is kept, and so is one of an earlier call."""
+    from types import SimpleNamespace
+
+    from diffusion.config import trained
+
+    def images(sampler, count, labels, seed, batch):
+        if batch > 20:
+            raise MemoryError
+
+    model = SimpleNamespace(device=SimpleNamespace(torch_device=torch.device("cpu")), evaluations=20, draw=images)
+    model.labels = torch.zeros
+    monkeypatch.setattr(gpu, "compose", lambda *words: SimpleNamespace(sampler=None))
+    monkeypatch.setattr(trained, "open_model", lambda cfg: (model, {"config": CONFIG}))
+    monkeypatch.setattr(trained, "choose_sampler", lambda *given: None)
+    result = tmp_path / "drawing.json"
+    for batches in ([10], [20, 30]):
+        with contextlib.suppress(MemoryError):
+            gpu.draw(tmp_path / "1min", result, "cpu", 40, batches, False)
+    found = gpu.read(result)
+    assert found["run"] == "1min" and [each["batch"] for each in found["batches"]] == [10, 20]
+
+
+def test_what_is_done_in_small_never_counts_as_a_result(tmp_path, monkeypatch, capsys):
+    folders = []
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path / "gpu")
+    monkeypatch.setattr(gpu.Session, "run", lambda self: folders.append(self.folder))
+    monkeypatch.setattr(gpu.Session, "write", lambda self: None)
+    for words in ([], ["--small"], ["--small", "--device", "cpu"], ["--folder", str(tmp_path / "mine")]):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
+        gpu.main()
+    assert [folder.name for folder in folders] == ["gpu", "gpu_small", "gpu_small", "mine"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "--device cpu goes with --small" in capsys.readouterr().err
 
 
 def test_what_the_time_is_too_short_for_leaves_it_to_what_is_shorter(tmp_path, clock):
-    session(tmp_path, 70 / 60, contenders=("best",)).run()
-    assert clock.done == ["throughput.py", "30s"]  # then 18 s are left, too few for scores
+    session(tmp_path, 71 / 60, contenders=("best",)).run()
+    assert clock.done == ["throughput.py", "30s"]  # then 19 s are left, too few for scores
 
 
 def test_half_a_budget_is_trained_anew(tmp_path, clock):
@@ -131,6 +199,8 @@ def test_mfu_needs_the_peak_of_the_card(tmp_path):
         ("NVIDIA A100-SXM4-40GB", 312),
         ("NVIDIA GeForce RTX 4090", 165),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),  # a slice of the card
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
         ("Tesla T4", 65),

@@ -40,6 +40,25 @@ def test_noise_of_a_few_percent_leaves_it_as_good():
         assert found(row["images"], row["parameters"]) == pytest.approx(truth, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"images": 8000, "width": 16}', 'line 3, has no "fid": add it'),
+        ('{"width": 16, "score": 0.9}', 'line 3, has no "images", "fid": add it'),
+        ("[8000, 16, 0.9]", "line 3, is no score: write it as"),
+        ("8000 16 0.9", "line 3, is no score: write it as"),
+    ],
+)
+def test_what_a_file_lacks_is_one_sentence(tmp_path, line, words):
+    file = tmp_path / "runs.jsonl"
+    with pytest.raises(SystemExit, match="runs.jsonl cannot be read .*: give a file with one score a line"):
+        recipe.read(file)
+    file.write_text(f"{json.dumps(next(trainings()))}\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=words) as told:
+        recipe.read(file)
+    assert "\n" not in str(told.value)
+
+
 def test_best_scales_are_a_power_of_the_images():
     rows = [{"images": n, "scale": 1 + 1.3 * (n / 1e5) ** -0.4} for n in (10_000, 50_000, 200_000)]
     value = 1 + 1.3 * 0.76**-0.4

@@ -39,6 +39,7 @@ def scores(fid=0.3, n=5000, copies=0.0, nearer=0.008, **protocol):
         "step": 10,
         "n": n,
         "settings": {"seconds": 21.5},
+        "overrides": ["checkpoint=/home/somebody/mine", f"n={n}"],
         **{"fid": fid, "recall": 0.7, "accuracy": 0.94},
         "real": {"fid": 0.032, "recall": 0.848, "accuracy": 0.918},
         "memorisation": {"copies": copies, "nearer_than_real": nearer},
@@ -74,6 +75,7 @@ def entry(fids=(0.3,), **changed):
 
 def test_an_entry_tells_how_it_was_made_and_nothing_of_whose_machine_it_was(tmp_path):
     words = ["seed=1", *WORDS, "data.root=/home/somebody/data", "score.n=0", "training.preview_every=0", "track=null"]
+    words += ["score.sampler=ddim", "training.checkpoint_every=0", "training.log_every=10"]
     made = records.entry_of([records.one_run(make(tmp_path / "somebody", words, seed=1))], "abc1234")
     assert made["command"] == "python train.py experiment=best training.budget=4min 'model.multipliers=[1, 2]'"
     assert (made["class"], made["budget"], made["date"]) == ("two CPU cores", "4min", "2026-02-03")
@@ -100,6 +102,13 @@ def test_a_gpu_is_called_by_its_name_and_a_budget_as_the_board_calls_it(tmp_path
         ({"checkpoint": "old"}, "starts from another run, checkpoint=old"),
         ({"words": ["resume=latest"]}, "gone on with by resume="),
         ({"words": [*WORDS, "model.table='/srv/x'"]}, "a file that only this machine has, model.table='/srv/x'"),
+        ({"words": [*WORDS, "model.table=./x"]}, "a file that only this machine has, model.table=./x"),
+        ({"words": [*WORDS, "model.tables=[a, ../x]"]}, "a file that only this machine has, model.tables="),
+        ({"words": ["experiment=mine", *WORDS[1:]]}, "told experiment=mine, an option that git does not know here"),
+        (
+            {"words": [*WORDS, "sampler@preview=my-own"]},
+            "told sampler@preview=my-own, an option that git does not know",
+        ),
         ({"training": {"budget": None, "batch_size": 64}}, "length in images or steps"),
         ({"training": {"budget": "5min", "batch_size": 64}}, "has training.budget=5min: .*one of 1min, 4min, 15min"),
         ({"training": {"budget": "30s", "batch_size": 64}, "seconds": 30}, "on two CPU cores it is one of"),
@@ -109,7 +118,6 @@ def test_a_gpu_is_called_by_its_name_and_a_budget_as_the_board_calls_it(tmp_path
         ({"device": f"{CPU}.\n{LOG.format(GPU)[:-2]}"}, "tells of 2 machines"),
         ({"device": f"{CPU}.\n4 processes share every batch"}, "by several processes"),
         ({"found": scores(scorer="another")}, "the scorer is another, not classifier trained on fashion_mnist"),
-        ({"found": scores(n=1000)}, "scored with n=1000, not 5000"),
         ({"found": scores(copies=0.0002)}, "exact copies of training images, 0.02% of them"),
         ({"found": scores(nearer=0.0203)}, "learned by heart: 2.03% of its images"),
     ],
@@ -154,14 +162,34 @@ def test_scores_of_older_weights_are_measured_anew(tmp_path, monkeypatch):
     ]
 
 
-def test_a_run_that_scored_itself_by_the_protocol_is_not_scored_again(tmp_path):
-    folder = make(tmp_path / "run", found={"status": "none"})
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"n": 1000},
+        {"step": 9},
+        {"status": "running"},
+        {"overrides": ["checkpoint=mine", "n=5000", "sampler.steps=50"]},
+        {"overrides": ["checkpoint=mine", "n=5000", "guidance.scale=3"]},
+        {"overrides": ["checkpoint=mine", "n=5000", "seed=1"]},
+    ],
+    ids=str,
+)
+def test_scores_that_are_not_those_of_the_rules_are_measured_anew(tmp_path, monkeypatch, other):
+    """And those of the run itself never count: the sampler of its previews may have drawn for them."""
+    folder = make(tmp_path / "run", found={**scores(fid=0.1), **other})
     own = {**scores(fid=0.2), "overrides": list(WORDS), "config": nodes()}
-    own["protocol"]["images"] = "averaged weights at step 10; UniPC; seed 0"
-    del own["settings"]
     write_json(folder / "metrics.json", own)
-    run = records.one_run(folder)["run"]
-    assert (run["fid"], run["drawn"], run["drawing_seconds"]) == (0.2, "UniPC; seed 0", None)
+    new = {**scores(fid=0.25), "overrides": ["checkpoint=mine", "n=5000", "device=cuda", "trust=mine"]}
+    monkeypatch.setattr(records, "run", lambda *words, log: write_json(folder / "record" / "metrics.json", new))
+    assert records.one_run(folder)["run"]["fid"] == 0.25
+    monkeypatch.setattr(records, "run", None)  # what it has now counts
+    assert records.one_run(folder)["run"]["fid"] == 0.25
+
+
+def test_options_of_a_command_are_those_that_git_knows():
+    words = ["experiment=best", "+model=dit", "sampler@preview=unipc", "seed=1", "launch=null", "trust=mine"]
+    records.check_options(ROOT, [*words, "model.width=64", "training.images=64", "+data=fashion_mnist"])
+    assert "model/dit.yaml" in record_rules.options_of(words)
 
 
 def test_runs_of_one_entry_differ_by_their_seeds_alone(tmp_path):
@@ -198,9 +226,26 @@ def test_three_seeds_come_before_one_and_then_the_lower_median():
     assert records.ranked([lucky, three, better, other], "two CPU cores", "4min") == [better, three, lucky]
 
 
-def test_an_entry_takes_the_place_of_one_of_the_same_command_commit_and_machine():
-    old, new, other = entry([0.3]), entry([0.2, 0.4, 0.3]), entry([0.3], machine="another")
-    assert records.with_entry([old, other], new) == [other, new]
+def test_an_entry_takes_in_the_seeds_of_one_of_the_same_command_commit_and_machine():
+    old, other = entry([0.3, 0.5, 0.4], date="2026-02-01"), entry([0.3], machine="another")
+    new = entry([0.2, 0.6])
+    new["runs"][0]["seed"] = 3
+    new["runs"].reverse()  # seeds 1 and 3: 1 is there, and counts as it is now
+    board = records.with_entry([old, other], new)
+    assert board[0] == other and len(board) == 2
+    assert [(run["seed"], run["fid"]) for run in board[1]["runs"]] == [(0, 0.3), (1, 0.6), (2, 0.4), (3, 0.2)]
+    assert board[1]["date"] == "2026-02-01"
+    for name in ("commit", "command", "machine"):
+        assert records.with_entry([old], {**new, name: "another"}) == [old, {**new, name: "another"}]
+    again = entry([0.1, 0.1, 0.1])
+    assert records.with_entry([old], again) == [again]
+
+
+def test_the_guidance_of_every_seed_is_told():
+    made = entry([0.3, 0.2, 0.4])
+    for run, scale in zip(made["runs"], (2.0, 2.5, 2.0), strict=True):
+        run["drawn"] = f"guidance scale {scale}"
+    assert records.in_words(made).endswith("drawn with guidance scale 2.0; guidance scale 2.5.")
 
 
 @pytest.fixture
@@ -233,6 +278,10 @@ def test_the_commit_is_known_and_whether_the_code_is_another(clone):
     assert records.commit_of(None, far) == head
     records.PAGE.write_text("another board\n")
     assert records.commit_of(None, far) == head
+    (records.ROOT / "more.py").write_text("2\n")  # known to nobody else
+    assert records.commit_of(None, far) == f"{head} with changes"
+    (records.ROOT / "more.py").unlink()
+    assert records.commit_of(None, far) == head
     (records.ROOT / "code.py").write_text("2\n")
     assert records.commit_of(None, far) == f"{head} with changes"
     assert records.commit_of("HEAD", 0) == head
@@ -251,6 +300,12 @@ def test_the_whole_way_of_a_run_onto_the_board(clone, tmp_path, monkeypatch, cap
     found = json.loads(records.BOARD.read_text())["entries"]
     assert len(found) == 1 and found[0]["commit"] == clone("rev-parse", "--short", "HEAD")
     assert "| **0.500** | 0.400 |" in records.PAGE.read_text() and str(tmp_path) not in records.PAGE.read_text()
+    monkeypatch.setattr(sys, "argv", ["records.py", str(make(tmp_path / "3", found=scores(0.7), seed=3))])
+    records.main()  # a fourth seed comes to the three
+    assert "Number 1 of 4min on two CPU cores" in capsys.readouterr().out
+    found = json.loads(records.BOARD.read_text())["entries"]
+    assert [run["seed"] for run in found[0]["runs"]] == [0, 1, 2, 3] and len(found) == 1
+    assert "| **0.550** | 0.400 |" in records.PAGE.read_text()
     monkeypatch.setattr(sys, "argv", ["records.py", str(make(tmp_path / "bad", seconds=500))])
     with pytest.raises(SystemExit, match="took 500.0 s"):
         records.main()
