@@ -124,6 +124,11 @@ def measured(
 def fill(config: Config, names: Sequence[str], width: int, batch: int, images: float) -> None:
     """Give settings that are left open their numbers."""
     row, dropout = rule.numbers(images), config["guidance"].get("dropout")
+    if "guidance.scale" in names and config["guidance"].get("plus_plus"):
+        raise UserError(
+            "guidance.scale=auto: the rule knows no scale for guidance.plus_plus=true (CFG++): give guidance.scale a "
+            "number between 0 and 1."
+        )
     values = {
         "model.width": width,
         "training.batch_size": batch,
@@ -181,4 +186,4 @@ def rounded(value: float) -> str:
 def in_words(seconds: float) -> str:
     """A time such as "4 minutes"."""
     unit, size = next((each for each in UNITS if seconds >= each[1]), UNITS[-1])
-    return f"{seconds / size:g} {unit}{'' if seconds == size else 's'}"
+    return f"{seconds / size:.3g} {unit}{'' if seconds == size else 's'}"

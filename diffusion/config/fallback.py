@@ -1,13 +1,16 @@
 """What an experiment leaves open for one option, where the command chose another: what that option's own file says."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion.config import command, options
+from diffusion.config.arguments import FOLDER_OF_OPTIONS
 from diffusion.config.left_open import AUTO, KNOWN, known, value_of
+from diffusion.system.errors import UserError
 
 
 def fall_back(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -30,10 +33,16 @@ def fall_back(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 
 def own_value(group: str, option: str, name: str) -> Any:
-    """What the file of an option says of a setting; None where it says nothing."""
-    own = [word.partition("=")[2] for word in command.words() if word.startswith("--config-dir=")]
+    """What the file of an option says of a setting; None where it says nothing.
+
+    Raises:
+        UserError: there is no such file where options are looked for.
+    """
+    words = list(command.words())
+    own = [word.partition("=")[2] for word in words if word.partition("=")[0] in FOLDER_OF_OPTIONS and "=" in word]
+    own += [after for word, after in pairwise(words) if word in FOLDER_OF_OPTIONS]
     for place in (*map(Path, own), options.home()):
         file = place / group / f"{option}.yaml"
         if file.is_file():
             return OmegaConf.select(OmegaConf.load(file), name)
-    return None
+    raise UserError(f"{group}.{name}=auto of the experiment is not for {group}={option}: give {group}.{name} a number.")

@@ -85,7 +85,7 @@ def build_trainer(
         trainer = Trainer(parts, plan, monitor, tracker, folder, config["seed"], header)
     except (ValueError, OverflowError) as error:  # of a length that is none for so many images
         raise UserError(in_context("training", config["training"], error)) from error
-    trainer.state.spent, trainer.progress.threads = chosen.spent, chosen.threads
+    trainer.state.spent, trainer.progress.threads = min(chosen.spent, (plan.seconds or 0.0) / 2), chosen.threads
     if resume is not None:
         go_on(trainer, resume)
     open_places(trainer, config)

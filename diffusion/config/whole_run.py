@@ -78,8 +78,8 @@ def train(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None) -
     finally:
         trainer.tracker.close()
     if ranks.first():
-        OmegaConf.save(config, folder / "config.yaml")  # its guidance may have been chosen at the end
         conclude(trainer, {"step": trainer.progress.step, "overrides": overrides, "asked": asked, "config": config})
+        OmegaConf.save(config, folder / "config.yaml")  # its guidance may have been chosen at the end
     return fid
 
 

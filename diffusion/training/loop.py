@@ -238,7 +238,7 @@ class Trainer:
             chosen = {name.partition(".")[2]: value for name, value in tuning.values(found, tuned["settings"]).items()}
             config["guidance"] = {**config["guidance"], **chosen}
             tuned["step"], self.previewed, self.scored = step, None, None
-            with going_on("the checkpoint"):
+            with going_on("the guidance that was chosen"):
                 self.state.save()
 
     def number(self, every: int) -> int:

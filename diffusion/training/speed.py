@@ -17,6 +17,7 @@ from diffusion.training.step import TrainStep
 SHARE, MOST = 0.025, 4.0  # of the budget, and seconds, that are spent on measuring, about
 LEAST = 0.25  # seconds in which nothing can be measured
 STEPS = 8  # of a network, at most
+FEW = 8  # images of the first step
 
 
 class Clock:
@@ -39,12 +40,13 @@ def step_seconds(parts: Parts, plan: Plan, seed: int, limit: float) -> float:
         limit: seconds.
     """
     place, data, size = parts.device.torch_device, parts.data.train, plan.batch_size
-    images, labels = data.select(torch.arange(size)[plan.part] % len(data))
-    batch = images.to(place), None if labels is None else labels.to(place)
-    step = TrainStep(parts, replace(plan, nonfinite="stop"), Progress(10**6), RunningSums(place), seed)
     parts.network.train()
 
-    def timed(count: int) -> float:
+    def timed(size: int, count: int) -> float:
+        smaller = replace(plan, nonfinite="stop", batch_size=size)
+        images, labels = data.select(torch.arange(size)[smaller.part] % len(data))
+        batch = images.to(place), None if labels is None else labels.to(place)
+        step = TrainStep(parts, smaller, Progress(10**6), RunningSums(place), seed)
         clock = Clock()
         for _ in range(count):
             step(batch)
@@ -52,10 +54,13 @@ def step_seconds(parts: Parts, plan: Plan, seed: int, limit: float) -> float:
             torch.accelerator.synchronize(place)
         return clock() / count
 
-    timed(1)  # to warm up
-    one = timed(1)
+    few = min(size, -(-FEW // (plan.accumulate * ranks.size())) * plan.accumulate * ranks.size())
+    warming = timed(few, 1)
+    if warming > limit:  # large images: a whole batch would take too much of the budget
+        return warming * size / few
+    one = timed(size, 1)
     more = min(STEPS, int(limit / max(one, 1e-6)))
-    return timed(more) if more else one
+    return timed(size, more) if more else one
 
 
 class Measured:

@@ -20,6 +20,7 @@ from diffusion.evaluation.metrics import Moments, frechet_distance
 from diffusion.evaluation.reference import KEPT, Reference, extract_set
 from diffusion.guidance import ClassifierFree
 from diffusion.system import ranks
+from diffusion.training import rule
 from diffusion.training.monitor import Monitor
 
 log = logging.getLogger("diffusion")
@@ -56,7 +57,8 @@ def tune(monitor: Monitor, names: Sequence[str], images: int, longest: float = m
         longest: seconds after which no more is tried.
     """
     model, n = monitor.model, min(MOST, int(SHARE * images))
-    before, why = model.guidance, ""
+    before = own = model.guidance
+    why = ""
     if not isinstance(before, ClassifierFree) or isinstance(before.scale, Sequence):
         return None
     reference = monitor.reference if n >= LEAST else None
@@ -69,6 +71,8 @@ def tune(monitor: Monitor, names: Sequence[str], images: int, longest: float = m
     if reference is None or why:
         log.info("%s: not chosen anew, since %s.", given(before, names), why)
         return None
+    if SCALE in names:  # not where an earlier choice ended, of a run that has been made longer
+        before = replace(before, scale=rule.numbers(images).scale)
     start, tried = time.perf_counter(), dict[tuple[float, float | None], float]()
     judge = reference
     real = ranks.first_alone(lambda: held_out(judge))
@@ -82,7 +86,7 @@ def tune(monitor: Monitor, names: Sequence[str], images: int, longest: float = m
     try:
         found = search(before, names, score, lambda: late(start, longest), tried)
     finally:
-        model.guidance = before
+        model.guidance = own
     kind, seconds = "held-out" if held_out_is_of_use(judge) else "training", time.perf_counter() - start
     text = "%s: chosen in %.0f s by the FID of %d images each, from the same noise, against %s %s ones: %s."
     log.info(text, given(found, names), seconds, n, f"{real.n:,}", kind, in_words(tried))
