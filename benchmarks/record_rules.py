@@ -62,7 +62,7 @@ def check_run(folder: Path, metrics: dict[str, Any] | None, state: dict[str, Any
 
 
 def options_of(words: Sequence[str]) -> dict[str, str]:
-    """The word that chooses a file below conf/, by that file: "model/dit.yaml".
+    """The word that chooses a file below conf/, by that file: "model/dit_small.yaml".
 
     Words are known by their form alone, and that of a setting is no other: `seed=1` gives "seed/1.yaml".
     """

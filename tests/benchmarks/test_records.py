@@ -187,9 +187,9 @@ def test_scores_that_are_not_those_of_the_rules_are_measured_anew(tmp_path, monk
 
 
 def test_options_of_a_command_are_those_that_git_knows():
-    words = ["experiment=best", "+model=dit", "sampler@preview=unipc", "seed=1", "launch=null", "trust=mine"]
+    words = ["experiment=best", "+model=unet_light", "sampler@preview=unipc", "seed=1", "launch=null", "trust=mine"]
     records.check_options(ROOT, [*words, "model.width=64", "training.images=64", "+data=fashion_mnist"])
-    assert "model/dit.yaml" in record_rules.options_of(words)
+    assert "model/unet_light.yaml" in record_rules.options_of(words)
 
 
 def test_runs_of_one_entry_differ_by_their_seeds_alone(tmp_path):
