@@ -245,7 +245,7 @@ WORDS = (["experiment=best"], ["experiment=best", "model.width=auto"], ["experim
 
 
 @pytest.mark.slow
-def test_a_minute_measures_trains_and_chooses_its_guidance(tmp_path, run):
+def test_a_short_budget_measures_and_trains(tmp_path, run):
     """The real thing, on the command line; and again, which has nothing to do."""
     words = (
         "experiment=best",

@@ -297,7 +297,7 @@ def test_a_failure_of_one_process_ends_all_with_its_sentence(tmp_path, fault, se
 
 @pytest.mark.slow
 def test_processes_choose_the_same_recipe(tmp_path):
-    """Each measures its part of a batch, and the slowest decides; guidance is chosen by what all have drawn."""
+    """Each measures its part of a batch, and the slowest decides."""
     words = ("experiment=best", "data=fashion_mnist_mini", "training.budget=20s", "score.n=0", "preview.steps=2")
     done = start(2, tmp_path, "train.py", *words, "device=cpu", f"features.cache={CACHE}", "hydra.run.dir=run")
     text = done.stdout + done.stderr
