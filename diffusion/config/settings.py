@@ -41,6 +41,7 @@ LATER: dict[str, Config] = {
     "training": {"freeze": None, "keep": 1, "keep_by": "score/fid", "patience": 0},
     "data": {"flip": False, "shift": 0, "fit": "crop"},
     "model": {"sinusoid_ratio": 4},
+    "loss": {"margin": 0.0},
 }
 
 

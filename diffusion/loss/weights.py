@@ -6,6 +6,10 @@ The usual weights are functions of SNR = α²/σ², and are written here for the
 
 so that the same x̂_0 has the same loss whatever the network predicts. The default is the other way round: 1 for the
 network's own target, whatever that means for x̂_0.
+
+With a margin, pixels at either end of the range are learned a little beyond it, at ±(1 + margin). Black stays black
+there: an estimate off by a little less than the margin is still rounded to 0 when the image is made, where at −1 itself
+half of all small errors are seen as 1, 2 or 3 of 255.
 """
 
 import torch
@@ -15,10 +19,25 @@ from diffusion.denoiser import Denoiser, per_image
 from diffusion.objective import clamp_log_snr
 
 
+def beyond(x_0: Tensor, margin: float) -> Tensor:
+    """Pixels of −1 and 1 at −(1 + margin) and 1 + margin; all others as they are."""
+    return x_0 + margin * ((x_0 >= 1).to(x_0.dtype) - (x_0 <= -1).to(x_0.dtype))
+
+
 class Weighted:
-    """The weighted squared error. A subclass writes `of_snr`."""
+    """The weighted squared error. A subclass writes `of_snr`.
+
+    Args:
+        margin: how far beyond [−1, 1] pixels at its ends are learned, at least 0.
+    """
 
     learns_variance = False  # True where the network needs a second head
+    margin = 0.0  # of a subclass with a constructor of its own
+
+    def __init__(self, margin: float = 0.0) -> None:
+        if not 0 <= margin <= 1:
+            raise ValueError(f"margin={margin} must lie between 0 and 1")
+        self.margin = margin
 
     def check(self, denoiser: Denoiser) -> None:
         """Raise `ValueError` for a denoiser that this loss cannot train."""
@@ -51,6 +70,8 @@ class Weighted:
             labels: as in `Denoiser.forward`.
             progress: share of the run that is done, in [0, 1].
         """
+        if self.margin:
+            x_0 = beyond(x_0, self.margin)
         alpha, sigma = denoiser.schedule(t)
         c_skip, c_out, c_in = denoiser.objective.coefficients(alpha, sigma)
         weight = self.weight(alpha, sigma, c_out)
@@ -89,9 +110,11 @@ class MinSNR(Weighted):
 
     Args:
         gamma: γ, positive.
+        margin: as in `Weighted`.
     """
 
-    def __init__(self, gamma: float = 5.0) -> None:
+    def __init__(self, gamma: float = 5.0, margin: float = 0.0) -> None:
+        super().__init__(margin)
         if gamma <= 0:
             raise ValueError(f"gamma={gamma} must be positive")
         self.gamma = gamma
@@ -106,9 +129,11 @@ class P2(Weighted):
     Args:
         gamma: γ, at least 0; 0 is the weight of ε.
         k: keeps the weight finite where there is almost only noise; positive.
+        margin: as in `Weighted`.
     """
 
-    def __init__(self, gamma: float = 1.0, k: float = 1.0) -> None:
+    def __init__(self, gamma: float = 1.0, k: float = 1.0, margin: float = 0.0) -> None:
+        super().__init__(margin)
         if gamma < 0:
             raise ValueError(f"gamma={gamma} must be 0 or more")
         if k <= 0:
@@ -124,9 +149,11 @@ class EDM(Weighted):
 
     Args:
         sigma_data: σ_d, the root mean square of the data's pixel values.
+        margin: as in `Weighted`.
     """
 
-    def __init__(self, sigma_data: float) -> None:
+    def __init__(self, sigma_data: float, margin: float = 0.0) -> None:
+        super().__init__(margin)
         if sigma_data <= 0:
             raise ValueError(f"sigma_data={sigma_data} must be positive")
         self.sigma_data = sigma_data

@@ -1,15 +1,18 @@
 """Loss weights, the variational bound and consistency, against closed forms."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from diffusion import variational
+from diffusion.data.images import decode, encode
 from diffusion.denoiser import Denoiser
 from diffusion.loss import EDM, P2, Epsilon, MinSNR, Target
 from diffusion.loss.consistency import Consistency
 from diffusion.loss.hybrid import Hybrid
+from diffusion.loss.weights import beyond
 from diffusion.objective import EDM as EDMObjective
 from diffusion.objective import X0, Flow, V
 from diffusion.objective import Epsilon as EpsilonObjective
@@ -71,6 +74,32 @@ def test_a_weight_that_suits_the_objective_is_one(objective, loss):
     alpha, sigma = Cosine()(T)
     c_out = objective.coefficients(alpha, sigma)[1]
     assert torch.allclose(loss.weight(alpha, sigma, c_out), torch.ones(4, dtype=torch.float64), rtol=1e-9)
+
+
+def test_a_margin_moves_the_ends_of_the_range_alone_and_every_grey_level_is_read_back():
+    levels = torch.arange(256, dtype=torch.uint8)
+    moved = beyond(encode(levels), 0.1)
+    assert moved[0] == pytest.approx(-1.1) and moved[255] == pytest.approx(1.1)
+    assert torch.equal(moved[1:255], encode(levels)[1:255])
+    assert torch.equal(decode(moved), levels)
+    assert torch.equal(decode(moved[:1] + 0.09), levels[:1]) and not torch.equal(decode(moved[1:2] + 0.09), levels[1:2])
+
+
+@pytest.mark.parametrize("kind", [Target, Epsilon, MinSNR, P2, partial(EDM, 0.7)])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+def test_with_a_margin_the_loss_is_that_of_images_whose_ends_lie_further_out(kind, objective, generator):
+    x_0, noise, x_hat = images(generator)
+    x_0 = x_0.clamp(-1, 1)  # some pixels lie at both ends
+    assert (x_0 == -1).any() and (x_0 == 1).any()
+    further = torch.where(x_0.abs() == 1, 1.25 * x_0, x_0)
+    denoiser = Denoiser(Answering(x_hat, Cosine(), objective, T), Cosine(), objective)
+    assert torch.allclose(kind(margin=0.25)(denoiser, x_0, T, noise), kind()(denoiser, further, T, noise), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Target, MinSNR, P2])
+def test_a_margin_out_of_range_is_refused(kind):
+    with pytest.raises(ValueError, match=r"margin=-0.1 must lie between 0 and 1"):
+        kind(margin=-0.1)
 
 
 @pytest.mark.parametrize(("kind", "setting"), [(MinSNR, "gamma"), (P2, "k"), (EDM, "sigma_data"), (Hybrid, "weight")])
