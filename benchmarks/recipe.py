@@ -3,10 +3,11 @@
     python benchmarks/recipe.py runs.jsonl          the law of FID over images and parameters, and the best scales
     python benchmarks/recipe.py runs.jsonl --page   the same, into the table of docs/performance.md, too
 
-Each line of the file is one score of one training of `experiment=best`: {"images": 31168, "width": 32, "fid": 0.91,
-"scale": 3.0}, with "batch" (else 64), "parameters" (else those of the width), "high" (the end of the guidance's
-interval), "seed" and whatever else one notes. Of a training that was scored with several scales the best one counts;
-lines that differ only in what else is noted count as such scores of one training, too.
+Each line of the file, which benchmarks/recipe_runs.py writes, is one score of one training of `experiment=best`:
+{"images": 31168, "width": 32, "fid": 0.91, "scale": 3.0}, with "batch" (else 64), "parameters" (else those of the
+width), "high" (the end of the guidance's interval), "seed" and whatever else one notes. Of a training that was scored
+with several scales the best one counts; lines that differ only in what else is noted count as such scores of one
+training, too.
 The fit is that of the logarithm of FID, so that a tenth of a small FID weighs as much as a tenth of a large one.
 """
 

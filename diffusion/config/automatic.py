@@ -53,14 +53,11 @@ def choose(
     names = left_open(config)
     if not names:
         return Chosen()
-    free = "training.batch_size" in names
-    fill(config, names, rule.FIRST, whole(rule.numbers(1).batch, config), 1)  # so that it can be built
+    fill(config, names, rule.FIRST, whole(rule.BATCH, config), 1)  # so that it can be built
     plan, counts = build(config["training"], "training"), parameters(config, image, "model.width" in names)
     found, batch = None, plan.batch_size
     if plan.seconds is None:
-        batch = whole(rule.numbers(length(config, len(data.train))).batch, config) if free else batch
-        fill(config, names, rule.FIRST, batch, 1)
-        images = length(config, len(data.train))
+        images = length(plan, config, len(data.train))
         width, why = rule.width_for(counts, images), f"For {rounded(images)} images"
     elif plan.seconds * SHARE < LEAST:
         speeds = rule.Speeds({rule.FIRST: rule.USUAL})
@@ -68,14 +65,11 @@ def choose(
         images = plan.seconds * speeds(width)
         why = f"In {in_words(plan.seconds)}, too short a time to measure anything, for about {rounded(images)} images"
     else:
-        found = measured(config, names, plan.seconds, image, device, make)
-        found.batch = whole(rule.numbers(plan.seconds * rule.USUAL).batch, config) if free else batch
-        doubled = free and device.torch_device.type != "cpu"
-        if doubled:
+        found = measured(config, names, plan, image, device, make)
+        if "training.batch_size" in names and device.torch_device.type != "cpu":
             found.choose_batch(counts)
-        width = found.choose_width(counts)
+        width, batch = found.choose_width(counts), found.batch
         images, rate = found.images(width), rule.Speeds(found.speeds)(width)
-        batch = whole(rule.numbers(images).batch, config) if free and not doubled else found.batch
         network = f"a network of width {width}" if "model.width" in names else "this network"
         why = f"At {rounded(rate)} images/s {network} sees {rounded(images)} images in {in_words(plan.seconds)}"
     fill(config, names, width, batch, images)
@@ -85,9 +79,8 @@ def choose(
     return Chosen(tuned) if found is None else Chosen(tuned, found.spent, found.threads)
 
 
-def length(config: Config, size: int) -> float:
+def length(plan: Plan, config: Config, size: int) -> float:
     """Images that a run without a budget sees of so many; `UserError` where it is none."""
-    plan = build(config["training"], "training")
     try:
         return float(plan.total_steps(size) * plan.batch_size)
     except (ValueError, OverflowError) as error:
@@ -103,7 +96,7 @@ def whole(batch: int, config: Config) -> int:
 def measured(
     config: Config,
     names: Sequence[str],
-    seconds: float,
+    plan: Plan,
     image: Config,
     device: Device,
     make: Callable[[Recipe, Device, Plan], Parts],
@@ -118,7 +111,8 @@ def measured(
         training = build(changed["training"], "training")
         return make(Recipe(changed, image), place, training), training
 
-    return Measured(trial, config["seed"], seconds)
+    assert plan.seconds is not None
+    return Measured(trial, config["seed"], plan.seconds, plan.batch_size)
 
 
 def fill(config: Config, names: Sequence[str], width: int, batch: int, images: float) -> None:
@@ -133,9 +127,9 @@ def fill(config: Config, names: Sequence[str], width: int, batch: int, images: f
         "model.width": width,
         "training.batch_size": batch,
         "optimizer.lr": row.lr,
-        "ema.width": row.ema,
+        "ema.width": rule.EMA,
         "guidance.scale": ALWAYS.get(dropout, row.scale),
-        "guidance.interval": [row.low, row.high],
+        "guidance.interval": list(rule.INTERVAL),
     }
     for name in names:
         group, _, inner = name.partition(".")

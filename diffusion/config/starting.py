@@ -51,6 +51,9 @@ def starting_config(start: Config, cfg: DictConfig, overrides: Sequence[str]) ->
         taken["objective"] = measured(saved["objective"], start["image"])
     if "" not in given.get("data", set()):
         check_places(taken["data"], [name for name in places(taken["data"]) if name not in given.get("data", set())])
+    margin = saved.get("loss", {}).get("margin")
+    if margin and "margin" in config["loss"] and "margin" not in given.get("loss", set()):
+        taken["loss"] = {**config["loss"], "margin": margin}  # where the network has learned that black and white lie
     taken["guidance"] = guided(saved["guidance"], config["guidance"], given)
     kept = [name for name in TAKEN_OVER if name not in given and (name != "guidance" or same_kind(taken, saved))]
     log.info("%s brings its own %s.", config["checkpoint"], ", ".join(kept))

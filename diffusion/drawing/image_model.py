@@ -9,6 +9,7 @@ from diffusion.data.images import crop_images, decode, encode, pad_images
 from diffusion.data.shapes import padded
 from diffusion.denoiser import Denoiser
 from diffusion.guidance import ClassifierFree, Guidance, Unconditional
+from diffusion.loss.weights import beyond
 from diffusion.sampler.base import Conditions, Observer, Sampler, draw_images
 from diffusion.system import ranks
 from diffusion.system.device import Device
@@ -22,7 +23,8 @@ class ImageModel:
         denoiser: with the weights to sample from, on the device.
         guidance: how labels act.
         device: where and in which precision.
-        image: {"size": H or [H, W], "channels": C, "padding": pixels the network sees around it, "class_names": […]}.
+        image: {"size": H or [H, W], "channels": C, "padding": pixels the network sees around it, "class_names": […],
+            "margin": that of the loss, if there is one}.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, device: Device, image: dict) -> None:
@@ -93,8 +95,8 @@ class ImageModel:
         return ranks.gather(self.to_images(x), n)
 
     def from_images(self, images: Tensor) -> Tensor:
-        """uint8 (n, C, H, W) → network values with the padding."""
-        return encode(pad_images(images, self.image["padding"]))
+        """uint8 (n, C, H, W) → network values with the padding, black and white where the network learned them."""
+        return beyond(encode(pad_images(images, self.image["padding"])), self.image.get("margin", 0.0))
 
     def to_images(self, x: Tensor) -> Tensor:
         """Network values with the padding → uint8 (n, C, H, W)."""

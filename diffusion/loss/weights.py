@@ -28,11 +28,11 @@ class Weighted:
     """The weighted squared error. A subclass writes `of_snr`.
 
     Args:
-        margin: how far beyond [−1, 1] pixels at its ends are learned, at least 0.
+        margin: how far beyond [−1, 1] pixels at its ends are learned, from 0 to 1.
     """
 
     learns_variance = False  # True where the network needs a second head
-    margin = 0.0  # of a subclass with a constructor of its own
+    margin = 0.0  # where the constructor of a subclass does not call this one
 
     def __init__(self, margin: float = 0.0) -> None:
         if not 0 <= margin <= 1:
@@ -110,7 +110,7 @@ class MinSNR(Weighted):
 
     Args:
         gamma: γ, positive.
-        margin: as in `Weighted`.
+        margin: how far beyond [−1, 1] pixels at its ends are learned, from 0 to 1.
     """
 
     def __init__(self, gamma: float = 5.0, margin: float = 0.0) -> None:
@@ -129,7 +129,7 @@ class P2(Weighted):
     Args:
         gamma: γ, at least 0; 0 is the weight of ε.
         k: keeps the weight finite where there is almost only noise; positive.
-        margin: as in `Weighted`.
+        margin: how far beyond [−1, 1] pixels at its ends are learned, from 0 to 1.
     """
 
     def __init__(self, gamma: float = 1.0, k: float = 1.0, margin: float = 0.0) -> None:
@@ -149,7 +149,7 @@ class EDM(Weighted):
 
     Args:
         sigma_data: σ_d, the root mean square of the data's pixel values.
-        margin: as in `Weighted`.
+        margin: how far beyond [−1, 1] pixels at its ends are learned, from 0 to 1.
     """
 
     def __init__(self, sigma_data: float, margin: float = 0.0) -> None:

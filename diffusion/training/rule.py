@@ -7,8 +7,9 @@ of the FID after N images with P parameters,
 
 A wide network has the smaller last term but sees fewer images in the same time, so the best width is that of the least
 FID over the measured speeds. The coefficients give the widths 32, 48 and 64 that were found by hand for 1, 4 and 15
-minutes of two CPU cores; `python benchmarks/recipe.py` fits them to more trainings. The other settings follow from N
-alone, by `TABLE`, set by hand from the trainings in docs/performance.md, "Ideas for the curve".
+minutes of two CPU cores; `python benchmarks/recipe.py` fits them to more trainings. The learning rate and
+the scale of guidance follow from N alone, by `TABLE`; they and the constants below were set by hand from the trainings
+in docs/performance.md, "Where the error lies" and "Ideas for the curve".
 """
 
 import math
@@ -35,28 +36,19 @@ class Row(NamedTuple):
 
     Args:
         images: that it sees.
-        batch: images of a step; on a GPU the least.
         lr: learning rate of Muon, at its height.
-        ema: width of the average, as a share of the run.
         scale: of guidance.
-        low, high: σ/α between which there is guidance.
     """
 
     images: float
-    batch: int
     lr: float
-    ema: float
     scale: float
-    low: float
-    high: float
 
 
 LAW = Law(floor=0.05, a=0.106, alpha=0.9, b=0.113, beta=1.2)
-TABLE = (
-    Row(31_000, batch=64, lr=4.5e-3, ema=0.05, scale=2.5, low=0.15, high=4.0),
-    Row(76_000, batch=64, lr=4e-3, ema=0.05, scale=2.0, low=0.15, high=4.0),
-    Row(196_000, batch=64, lr=4e-3, ema=0.05, scale=1.75, low=0.15, high=4.0),
-)
+TABLE = (Row(31_000, lr=4.5e-3, scale=2.5), Row(76_000, lr=4e-3, scale=2.0), Row(196_000, lr=4e-3, scale=1.75))
+EMA = 0.05  # width of the average, as a share of the run: whatever its length
+INTERVAL = (0.15, 3.5)  # σ/α between which there is guidance
 STEEPNESS = 1.3  # images/s fall like width^-STEEPNESS where nothing is measured
 USUAL = 500.0  # images/s of a network of width FIRST on two CPU cores
 FIRST, WIDTHS = 32, (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
@@ -72,8 +64,8 @@ def numbers(images: float) -> Row:
     above = next(row for row in TABLE if row.images >= images)
     below = max((row for row in TABLE if row.images <= images), key=lambda row: row.images)
     share = 0.0 if above is below else math.log(images / below.images) / math.log(above.images / below.images)
-    _, batch, lr, *others = (x ** (1 - share) * y**share for x, y in zip(below, above, strict=True))
-    return Row(images, 8 * round(batch / 8), *(float(f"{value:.3g}") for value in (lr, *others)))
+    between = (x ** (1 - share) * y**share for x, y in zip(below[1:], above[1:], strict=True))
+    return Row(images, *(float(f"{value:.3g}") for value in between))
 
 
 class Speeds:

@@ -70,19 +70,22 @@ class Measured:
         make: (width, batch size) → the parts and the plan of such a training.
         seed: of the run.
         seconds: of the budget.
+        batch: images of a step.
 
     Attributes:
         speeds: width → images per second, at `batch`.
-        batch: images of a step.
+        batch: of a step, the best of those tried.
         spent: seconds that it took, but for the choice of threads.
         threads: of the CPU, where they were chosen on the way.
     """
 
-    def __init__(self, make: Callable[[int, int], tuple[Parts, Plan]], seed: int, seconds: float) -> None:
+    def __init__(
+        self, make: Callable[[int, int], tuple[Parts, Plan]], seed: int, seconds: float, batch: int = rule.BATCH
+    ) -> None:
         self.make, self.seed, self.seconds = make, seed, seconds
         self.limit = self.share = min(MOST, SHARE * seconds)
         self.speeds: dict[int, float] = {}
-        self.batch, self.spent, self.begun = rule.BATCH, 0.0, False
+        self.batch, self.spent, self.begun = batch, 0.0, False
         self.threads: int | None = None
 
     def rate(self, width: int, batch: int) -> float:

@@ -71,7 +71,7 @@ def row_of(leaf: Leaf, target: Any, prefix: str) -> Row:
     argument = arguments_of(target).get(name)
     kind = kind_of(argument.annotation, range_of(target, name)) if argument else kind_of_value(leaf.value)
     if f"{target.__module__}.{target.__qualname__}" in KNOWN.get(f"{prefix}{name}", ()):
-        kind = f"{kind}, or auto: by the length of the run"
+        kind = f"{kind}, or auto: by the rule for this run"
     return Row(f"{prefix}{name}", kind, meaning_of(leaf.comment, target, name))
 
 

@@ -63,9 +63,9 @@ def test_of_a_length_in_images_they_are_those_of_the_rule(tmp_path):
     images = round(rule.TABLE[1].images)
     trainer, made = built(tmp_path, f"training.images={images}")
     row = rule.TABLE[1]
-    assert made["optimizer"]["lr"] == row.lr and made["ema"]["width"] == row.ema
-    assert made["guidance"]["scale"] == row.scale and made["guidance"]["interval"] == [row.low, row.high]
-    assert made["training"]["batch_size"] == row.batch and made["model"]["width"] in rule.WIDTHS
+    assert made["optimizer"]["lr"] == row.lr and made["ema"]["width"] == rule.EMA
+    assert made["guidance"]["scale"] == row.scale and made["guidance"]["interval"] == list(rule.INTERVAL)
+    assert made["training"]["batch_size"] == rule.BATCH and made["model"]["width"] in rule.WIDTHS
     parameters = sum(p.numel() for p in trainer.parts.parameters)
     per_width = {w: parameters * (w / made["model"]["width"]) ** 2 for w in rule.WIDTHS}
     assert made["model"]["width"] == rule.width_for(per_width, images)

@@ -30,6 +30,17 @@ def test_the_padding_that_the_network_sees_is_not_drawn(padding, mini):
     assert torch.equal(drawing.to_images(drawing.from_images(real)), real)
 
 
+def test_images_go_to_the_network_with_the_margin_of_its_loss_and_come_back(mini):
+    drawing, real = model(), mini.test.images[:3]
+    plain_values = drawing.from_images(real)
+    drawing.image["margin"] = 0.2
+    values = drawing.from_images(real)
+    assert torch.equal(values[real == 0], torch.full_like(values[real == 0], -1.2)) and (real == 0).any()
+    between = (real > 0) & (real < 255)
+    assert torch.equal(values[between], plain_values[between])
+    assert torch.equal(drawing.to_images(values), real)
+
+
 def test_images_of_any_shape_are_drawn_without_their_uneven_padding():
     """An untrained network ends in zeros; its images are grey, and those of the data come back as they were."""
     image = {**plain.image(), "size": [20, 17], "padding": [1, 3, 0, 3]}

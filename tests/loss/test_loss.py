@@ -96,10 +96,11 @@ def test_with_a_margin_the_loss_is_that_of_images_whose_ends_lie_further_out(kin
     assert torch.allclose(kind(margin=0.25)(denoiser, x_0, T, noise), kind()(denoiser, further, T, noise), rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [Target, MinSNR, P2])
-def test_a_margin_out_of_range_is_refused(kind):
-    with pytest.raises(ValueError, match=r"margin=-0.1 must lie between 0 and 1"):
-        kind(margin=-0.1)
+@pytest.mark.parametrize("kind", [Target, Epsilon, MinSNR, P2, partial(EDM, 0.7)])
+@pytest.mark.parametrize("margin", [-0.1, 1.5])
+def test_a_margin_out_of_range_is_refused(kind, margin):
+    with pytest.raises(ValueError, match=f"margin={margin} must lie between 0 and 1"):
+        kind(margin=margin)
 
 
 @pytest.mark.parametrize(("kind", "setting"), [(MinSNR, "gamma"), (P2, "k"), (EDM, "sigma_data"), (Hybrid, "weight")])
