@@ -15,6 +15,11 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+def beyond(x_0: Tensor, margin: float) -> Tensor:
+    """Pixels of −1 and 1 at −(1 + margin) and 1 + margin; all others as they are."""
+    return x_0 + margin * ((x_0 >= 1).to(x_0.dtype) - (x_0 <= -1).to(x_0.dtype))
+
+
 class Estimate(NamedTuple):
     """What a sampler may ask a denoiser for.
 

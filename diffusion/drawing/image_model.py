@@ -7,9 +7,8 @@ from torch import Tensor
 
 from diffusion.data.images import crop_images, decode, encode, pad_images
 from diffusion.data.shapes import padded
-from diffusion.denoiser import Denoiser
+from diffusion.denoiser import Denoiser, beyond
 from diffusion.guidance import ClassifierFree, Guidance, Unconditional
-from diffusion.loss.weights import beyond
 from diffusion.sampler.base import Conditions, Observer, Sampler, draw_images
 from diffusion.system import ranks
 from diffusion.system.device import Device

@@ -15,13 +15,8 @@ half of all small errors are seen as 1, 2 or 3 of 255.
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, per_image
+from diffusion.denoiser import Denoiser, beyond, per_image
 from diffusion.objective import clamp_log_snr
-
-
-def beyond(x_0: Tensor, margin: float) -> Tensor:
-    """Pixels of −1 and 1 at −(1 + margin) and 1 + margin; all others as they are."""
-    return x_0 + margin * ((x_0 >= 1).to(x_0.dtype) - (x_0 <= -1).to(x_0.dtype))
 
 
 class Weighted:

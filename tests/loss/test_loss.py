@@ -8,11 +8,10 @@ import torch
 
 from diffusion import variational
 from diffusion.data.images import decode, encode
-from diffusion.denoiser import Denoiser
+from diffusion.denoiser import Denoiser, beyond
 from diffusion.loss import EDM, P2, Epsilon, MinSNR, Target
 from diffusion.loss.consistency import Consistency
 from diffusion.loss.hybrid import Hybrid
-from diffusion.loss.weights import beyond
 from diffusion.objective import EDM as EDMObjective
 from diffusion.objective import X0, Flow, V
 from diffusion.objective import Epsilon as EpsilonObjective
