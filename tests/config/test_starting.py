@@ -63,6 +63,19 @@ def draws(denoiser, x, label):
         return denoiser(x, 0.4, None if label is None else torch.full((len(x),), label))
 
 
+def test_a_margin_that_was_learned_is_kept_unless_another_is_asked_for(run):
+    start = checkpoint.load(run / "last.pt")
+    start["config"]["loss"]["margin"] = 0.2
+
+    def margin(*words):
+        cfg = OmegaConf.create(compose("train", f"checkpoint='{run}'", *SMALL, *words))
+        return starting.starting_config(start, cfg, [*SMALL, *words])["loss"].get("margin")
+
+    assert margin() == 0.2 == margin("loss=min_snr")
+    assert margin("loss.margin=0.1") == 0.1
+    assert margin("loss=consistency") is None  # which has none
+
+
 def test_a_class_that_stays_is_drawn_as_before_and_a_new_one_as_none(run, folder, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "diffusion"):
         trainer = started(run, tmp_path / "second", *of(folder))
