@@ -15,14 +15,12 @@ import torch
 from judge import Judge
 
 import diffusion
-from diffusion.config.build import build, build_data
 from diffusion.evaluation.document import markdown_table
 from diffusion.guidance import ClassifierFree
 from diffusion.model import Model
 from diffusion.sampler.base import Conditions
 
 TIMES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.0)
-SEED = 1000
 
 
 def distances(model: Model, n: int, scales: Sequence[float], times: Sequence[float]) -> Iterator[list[float]]:
@@ -34,18 +32,13 @@ def distances(model: Model, n: int, scales: Sequence[float], times: Sequence[flo
         scales: of guidance.
         times: rising, in (0, 1].
     """
-    drawing, config = model.image_model, model.config
-    data, sampler = build_data(config["data"]), build(config["sampler"], "sampler")
-    fid = Judge(data, drawing.device.torch_device)
-    images, labels = data.test.select(torch.arange(n))
-    start, at_once = drawing.from_images(images), drawing.device.images_at_once(None, drawing.shape)
-    yield [0.0, *[fid(images, labels)] * len(scales)]
+    judge = Judge(model)
+    images, labels = judge.data.test.select(torch.arange(n))
+    start = model.image_model.from_images(images)
+    yield [0.0, *[judge.fid(images, labels)] * len(scales)]
     for time in times:
-        given, row = None if time == 1 else Conditions(start=start, strength=time), [time]
-        for scale in scales:
-            drawing.guidance = build({**config["guidance"], "scale": scale}, "guidance")
-            row.append(fid(drawing.draw(sampler, n, labels, SEED, at_once, given=given), labels))
-        yield row
+        given = None if time == 1 else Conditions(start=start, strength=time)
+        yield [time, *(judge.drawn(scale, labels, given) for scale in scales)]
 
 
 def main() -> None:

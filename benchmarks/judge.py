@@ -1,27 +1,40 @@
-"""The FID of drawn images by the scorer of Fashion-MNIST, for benchmarks that need no other score."""
+"""The FID of what a model draws at a scale of guidance, for benchmarks that need no other score."""
 
-import torch
 from torch import Tensor
 
-from diffusion.data.images import ImageData, Images
+from diffusion.config.build import build, build_data
+from diffusion.data.images import Images
 from diffusion.evaluation.features.classifier import ClassifierFeatures
-from diffusion.evaluation.metrics import frechet_distance
-from diffusion.evaluation.reference import extract_set, reference_of
+from diffusion.evaluation.reference import reference_of
+from diffusion.model import Model
+from diffusion.sampler.base import Conditions
+from diffusion.training import tuning
+
+SEED = 1000  # of the noise that images are drawn from
 
 
 class Judge:
-    """fid(images, labels) against all training images.
+    """FIDs against all training images, by the classifier that scores them.
 
     Args:
-        data: what the images imitate.
-        device: where features are extracted.
+        model: conditional; it is drawn from by its own sampler.
+
+    Attributes:
+        data: what it learned from.
     """
 
-    def __init__(self, data: ImageData, device: torch.device) -> None:
-        self.features = ClassifierFeatures(data=data, device=device)
-        self.real = reference_of(self.features).moments
+    def __init__(self, model: Model) -> None:
+        self.drawing, self.config = model.image_model, model.config
+        self.data, self.sampler = build_data(self.config["data"]), build(self.config["sampler"], "sampler")
+        self.reference = reference_of(ClassifierFeatures(self.data, self.drawing.device.torch_device))
+        self.at_once = self.drawing.device.images_at_once(None, self.drawing.shape)
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> float:
+    def fid(self, images: Tensor, labels: Tensor) -> float:
         """The FID of uint8 images (n, C, H, W)."""
-        drawn = extract_set(self.features, Images(images, labels), torch.arange(len(images)))
-        return frechet_distance(drawn.moments, self.real)
+        return tuning.fid(self.reference, self.reference.moments, Images(images, labels))
+
+    def drawn(self, scale: float, labels: Tensor, given: Conditions | None = None) -> float:
+        """The FID of one image for each label, drawn at this scale; always from the same noise."""
+        self.drawing.guidance = build({**self.config["guidance"], "scale": scale}, "guidance")
+        images = self.drawing.draw(self.sampler, len(labels), labels, SEED, self.at_once, given=given)
+        return self.fid(images, labels)

@@ -22,13 +22,11 @@ import torch
 from judge import Judge
 
 import diffusion
-from diffusion.config.build import build, build_data
 from diffusion.training import rule
 
 IMAGES = (6_000, 12_000, 24_000, 48_000, 96_000)
 WIDTHS = (16, 24, 32, 48, 64)
 AROUND = (0.8, 1.0, 1.25)
-SEED = 1000  # of the noise that images are drawn from
 
 
 def scores(images: int, width: int, seed: int, n: int, threads: int) -> Iterator[dict[str, Any]]:
@@ -45,16 +43,13 @@ def scores(images: int, width: int, seed: int, n: int, threads: int) -> Iterator
     quiet = ["training.preview_every=0", "training.checkpoint_every=0", "score.n=0", "track=null"]
     with tempfile.TemporaryDirectory() as folder:
         model = diffusion.train(["experiment=best", "guidance.scale=2", *words, *quiet], folder, progress=False)
-    drawing, config = model.image_model, model.config
-    fid, sampler = Judge(build_data(config["data"]), drawing.device.torch_device), build(config["sampler"], "sampler")
-    labels, at_once = drawing.labels(n), drawing.device.images_at_once(None, drawing.shape)
-    batch = config["training"]["batch_size"]
+    judge, labels = Judge(model), model.image_model.labels(n)
+    assert labels is not None
+    batch = model.config["training"]["batch_size"]
+    noted = {"images": model.state["step"] * batch, "width": width, "batch": batch, "seed": seed, "n": n}
     for factor in AROUND:
         scale = float(f"{factor * rule.numbers(images).scale:.3g}")
-        drawing.guidance = build({**config["guidance"], "scale": scale}, "guidance")
-        found = fid(drawing.draw(sampler, n, labels, SEED, at_once), labels)
-        seen = model.state["step"] * batch
-        yield {"images": seen, "width": width, "batch": batch, "scale": scale, "seed": seed, "n": n, "fid": found}
+        yield {**noted, "scale": scale, "fid": judge.drawn(scale, labels)}
 
 
 def missing(file: Path, wanted: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
