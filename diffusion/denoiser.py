@@ -42,6 +42,7 @@ class Estimator(nn.Module):
     needs_signal = False  # True where x̂_0 has no bound where no image is left, that is for a prediction of the noise
     learns_variance = False  # True where an `Estimate` has a share of the variance
     plus_plus = False  # True where it has another estimate whose noise is kept
+    margin = 0.0  # clean images lie in ±(1 + margin): `beyond`
 
     def estimate(self, x_t: Tensor, t: float, labels: Tensor | None = None) -> Estimate:
         """x̂_0 and what goes with it.
@@ -73,7 +74,7 @@ class Wrapped(Estimator):
         super().__init__()
         self.denoiser, self.schedule, self.num_classes = denoiser, denoiser.schedule, denoiser.num_classes
         self.learns_variance, self.plus_plus = denoiser.learns_variance, denoiser.plus_plus
-        self.needs_signal = denoiser.needs_signal
+        self.needs_signal, self.margin = denoiser.needs_signal, denoiser.margin
 
 
 class Denoiser(Estimator):
@@ -86,10 +87,16 @@ class Denoiser(Estimator):
         schedule: t → (α, σ).
         objective: what the network predicts.
         learns_variance: whether the network has a second head for the variance.
+        margin: of the loss, see `beyond`.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, objective: Objective, learns_variance: bool = False
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        objective: Objective,
+        learns_variance: bool = False,
+        margin: float = 0.0,
     ) -> None:
         super().__init__()
         end, _ = schedule(torch.ones(1, dtype=torch.float64))
@@ -100,7 +107,7 @@ class Denoiser(Estimator):
             )
         self.network, self.schedule, self.objective = network, schedule, objective
         self.learns_variance, self.num_classes = learns_variance, int(network.num_classes)  # type: ignore[arg-type]
-        self.needs_signal = objective.needs_signal
+        self.needs_signal, self.margin = objective.needs_signal, margin
         self.evaluated = 0  # images that the network was evaluated on, for reports
 
     def estimate(self, x_t: Tensor, t: Tensor | float, labels: Tensor | None = None) -> Estimate:

@@ -71,7 +71,7 @@ def step_bits(
     """The term of the bound for the step from t to s, in bits per dimension, (B,).
 
     Args:
-        x_0: clean images (B, C, H, W).
+        x_0: clean images (B, C, H, W); with a margin, black and white lie beyond −1 and 1.
         x_t: drawn from q(x_t | x_0), the same shape.
         t, s: times (B,); s = 0 for the last term.
         estimate: x̂_0.
@@ -83,7 +83,7 @@ def step_bits(
     kl = 0.5 * (
         log_variance - posterior + torch.exp(posterior - log_variance) - 1 + (true - mean) ** 2 / log_variance.exp()
     )
-    decoded = -discretised_log_likelihood(x_0, mean, 0.5 * log_variance)
+    decoded = -discretised_log_likelihood(x_0.clamp(-1, 1), mean, 0.5 * log_variance)
     return torch.where(per_image(s == 0, x_0), decoded, kl).flatten(1).mean(dim=1) / math.log(2)
 
 

@@ -154,7 +154,8 @@ class Recipe:
     def denoiser(self, network: nn.Module) -> Denoiser:
         """Network, schedule and objective as one, checked against the loss and the samplers."""
         try:
-            denoiser = Denoiser(network, self.schedule, self.objective, self.loss.learns_variance)
+            loss = self.loss
+            denoiser = Denoiser(network, self.schedule, self.objective, loss.learns_variance, loss.margin)
             self.loss.check(denoiser)
             if self.sampler is not None:  # refused now rather than after training
                 self.sampler.check(self.guidance.guide(denoiser))

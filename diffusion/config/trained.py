@@ -50,8 +50,7 @@ def load_image_model(
     weights = trained_weights(state, averaged, ema_width)
     recipe = Recipe(state["config"], state["image"])
     network = device.place(recipe.network(0, weights)).eval().requires_grad_(False)
-    image = {**state["image"], "margin": recipe.loss.margin}
-    return ImageModel(recipe.denoiser(network), recipe.guidance, device, image)
+    return ImageModel(recipe.denoiser(network), recipe.guidance, device, state["image"])
 
 
 def open_model(

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,8 +41,10 @@ def loaded(
     """
     done = 0
     if workers:
+        iterator = None
         try:
-            for images, labels in _by_processes(dataset, order(0), workers, pin):
+            iterator = _by_processes(dataset, order(0), workers, pin)
+            for images, labels in iterator:
                 yield torch.as_tensor(images), torch.as_tensor(labels)
                 done += 1
         except UserError as error:  # one from a worker comes with the worker's traceback in its text
@@ -55,6 +58,8 @@ def loaded(
                 brief(error, 90),
                 workers // 2,
             )
+            if iterator is not None:
+                _give_up(iterator)
     yield from DataLoader(dataset, batch_sampler=order(done), num_workers=0, pin_memory=pin)
 
 
@@ -80,6 +85,15 @@ def _by_processes(dataset: Dataset, order: Iterator[list[int]], workers: int, pi
     with _no_alarm():
         iterator = iter(loader)
     return iterator
+
+
+def _give_up(iterator: Any) -> None:
+    """End what is left of the processes. One that was killed may have held the lock of the event by which PyTorch tells
+    them to go, and would hold it for ever: here none need be told any more."""
+    for process in iterator._workers:
+        process.kill()
+        process.join()
+    iterator._workers_done_event = threading.Event()
 
 
 def _chain(first: list[int], rest: Iterator[list[int]]) -> Iterator[list[int]]:

@@ -22,8 +22,7 @@ class ImageModel:
         denoiser: with the weights to sample from, on the device.
         guidance: how labels act.
         device: where and in which precision.
-        image: {"size": H or [H, W], "channels": C, "padding": pixels the network sees around it, "class_names": […],
-            "margin": that of the loss, if there is one}.
+        image: {"size": H or [H, W], "channels": C, "padding": pixels the network sees around it, "class_names": […]}.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, device: Device, image: dict) -> None:
@@ -95,7 +94,7 @@ class ImageModel:
 
     def from_images(self, images: Tensor) -> Tensor:
         """uint8 (n, C, H, W) → network values with the padding, black and white where the network learned them."""
-        return beyond(encode(pad_images(images, self.image["padding"])), self.image.get("margin", 0.0))
+        return beyond(encode(pad_images(images, self.image["padding"])), self.denoiser.margin)
 
     def to_images(self, x: Tensor) -> Tensor:
         """Network values with the padding → uint8 (n, C, H, W)."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion.data.images import ImageData, ImageFiles, encode, pad_images
 from diffusion.data.shapes import padded
-from diffusion.denoiser import Denoiser, per_image
+from diffusion.denoiser import Denoiser, beyond, per_image
 from diffusion.evaluation.codes import READ, histogram_bits, png_bits
 from diffusion.evaluation.reference import even_order
 from diffusion.schedule import Schedule
@@ -93,7 +93,7 @@ def likelihood_bound(
     p(image, black border). It is divided by the image's own dimensions.
 
     Args:
-        denoiser: on the device; only `schedule` and `estimate` are used, and x̂_0 is clamped to [−1, 1].
+        denoiser: on the device; only `schedule` and `estimate` are used, and x̂_0 is clamped to ±(1 + margin).
         images: uint8 (n, C, H, W) without padding.
         labels: classes (n,) or None.
         steps: T, at least 2; None is that of the schedule.
@@ -110,10 +110,12 @@ def likelihood_bound(
     first = torch.tensor([int(part[0]) for part in strata], dtype=torch.long)
     size = torch.tensor([len(part) for part in strata], dtype=torch.long)
     exact = torch.float32 if device.type == "mps" else torch.float64
-    grid, found, prior = times.to(device, exact), [], []
+    grid, found, prior, end = times.to(device, exact), [], [], 1 + denoiser.margin
     with exact_float32(), progress_bar(n * (count + 1), "likelihood", "evaluations", disable=not progress) as bar:
         for part in torch.arange(n).split(batch_size):
-            x_0 = encode(pad_images(images[part], padding)).to(device, exact)  # (B, C, H, W) with the padding
+            x_0 = beyond(encode(pad_images(images[part], padding)), denoiser.margin).to(
+                device, exact
+            )  # (B, C, H, W) with the padding
             classes = None if labels is None else labels[part].to(device)
             prior.append(prior_bits(schedule, x_0).cpu())
             streams = [stream(seed, LIKELIHOOD, i) for i in part.tolist()]
@@ -128,7 +130,7 @@ def likelihood_bound(
                 x_t = alpha * x_0 + sigma * noise.to(device, exact)
                 estimate = denoiser.estimate(x_t.float(), t.float(), classes)
                 learned = share if estimate.share is None else estimate.share.to(exact)
-                x_hat = estimate.x_0.clamp(-1, 1).to(exact)
+                x_hat = estimate.x_0.clamp(-end, end).to(exact)
                 terms.append(step_bits(schedule, x_0, x_t, t, s, x_hat, learned).cpu())
                 bar.update(len(part))
             found.append(torch.stack(terms, dim=1))
@@ -200,7 +202,7 @@ def measure(
             ),
             "variance": "learned" if denoiser.learns_variance else "β, that of the forward step",
             "discretised": "256 grey levels, bins of 2/255, outermost open-ended; no dequantisation noise",
-            "estimate": "clamped to [−1, 1]; network in float32",
+            "estimate": f"clamped to ±{1 + denoiser.margin:g}; network in float32",
             "dimensions": f"{images[0].numel()}, those of an image"
             + (", which also bears the bits of the padding that the network sees" if padding else ""),
             "histogram": f"of the grey levels of {read} training images, one added to each count",

@@ -155,8 +155,9 @@ def index(model: Trained, known: Mapping[str, Any], settings: Mapping[str, Any],
     }
 
 
-def scheduler(denoiser: Denoiser, clip: bool) -> dict[str, Any]:
-    """The content of scheduler_config.json: a `DDIMScheduler` with the noise levels and the target of the model."""
+def scheduler(denoiser: Denoiser, clip: float | None) -> dict[str, Any]:
+    """The content of scheduler_config.json: a `DDIMScheduler` with the noise levels and the target of the model; x̂_0
+    is clamped to ±clip."""
     schedule = denoiser.schedule
     levels: dict[str, Any] = {}
     if type(schedule) is Linear and not schedule.zero_terminal_snr:
@@ -173,8 +174,8 @@ def scheduler(denoiser: Denoiser, clip: bool) -> dict[str, Any]:
         "num_train_timesteps": schedule.steps,
         **levels,
         "prediction_type": PREDICTION[type(denoiser.objective)],
-        "clip_sample": clip,
-        "clip_sample_range": 1.0,
+        "clip_sample": clip is not None,
+        "clip_sample_range": clip or 1.0,
         "set_alpha_to_one": True,
         "steps_offset": 0,
         "timestep_spacing": "trailing",

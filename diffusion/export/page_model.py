@@ -100,9 +100,16 @@ def offered(own: Sampler, denoiser: Denoiser, plus_plus: bool) -> list[dict[str,
     rows = []
     for sampler in [own, *(other for other in others if sampler_name(other) != sampler_name(own))]:
         name = sampler_name(sampler)
-        clip = denoiser.needs_signal if sampler.clip is None else sampler.clip
         note = NOTES[name.partition(",")[0]]
-        rows.append({**vars(sampler), "kind": type(sampler).__name__, "name": name, "clip": clip, "note": note})
+        rows.append(
+            {
+                **vars(sampler),
+                "kind": type(sampler).__name__,
+                "name": name,
+                "clip": sampler.bound(denoiser),
+                "note": note,
+            }
+        )
     return rows
 
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, per_image
+from diffusion.denoiser import Denoiser, beyond, per_image
 from diffusion.loss.weights import Weighted
 from diffusion.objective import clamp_log_snr
 
@@ -28,9 +28,11 @@ class Consistency(Weighted):
     Args:
         doublings: how often the gap is halved over the run.
         huber: c, as a share of √(number of pixel values).
+        margin: how far beyond [−1, 1] pixels at its ends are learned, from 0 to 1.
     """
 
-    def __init__(self, doublings: float = 6.0, huber: float = 0.002) -> None:
+    def __init__(self, doublings: float = 6.0, huber: float = 0.002, margin: float = 0.0) -> None:
+        super().__init__(margin)
         if doublings < 0:
             raise ValueError(f"doublings={doublings} must be 0 or more")
         if huber <= 0:
@@ -68,6 +70,7 @@ class Consistency(Weighted):
         labels: Tensor | None = None,
         progress: float = 0.0,
     ) -> Tensor:
+        x_0 = beyond(x_0, self.margin)
         r, ratio, lower = self.earlier(denoiser, t, progress)
 
         def answer(time: Tensor) -> Tensor:

@@ -21,11 +21,13 @@ class Hybrid(Target):
     Args:
         weight: of the bound, whose T terms are each estimated from the one that is drawn.
         steps: T, the steps of the process that is bounded; None is that of the schedule.
+        margin: how far beyond [−1, 1] pixels at its ends are learned, from 0 to 1.
     """
 
     learns_variance = True
 
-    def __init__(self, weight: float = 0.001, steps: int | None = None) -> None:
+    def __init__(self, weight: float = 0.001, steps: int | None = None, margin: float = 0.0) -> None:
+        super().__init__(margin)
         if weight <= 0:
             raise ValueError(f"weight={weight} must be positive")
         if steps is not None and steps < 2:

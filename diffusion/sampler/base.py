@@ -52,19 +52,21 @@ class Denoise:
     Args:
         denoiser: x_t, t, labels → `Estimate`.
         labels: classes (B,) or None.
-        clip: clamp x̂_0 to [−1, 1].
+        bound: clamp x̂_0 to ±bound; None does not.
         observe: called as observe(x_t, x̂_0) after each evaluation.
     """
 
-    def __init__(self, denoiser: Estimator, labels: Tensor | None, clip: bool, observe: Observer | None) -> None:
-        self.denoiser, self.labels, self.clip, self.observe = denoiser, labels, clip, observe
+    def __init__(
+        self, denoiser: Estimator, labels: Tensor | None, bound: float | None, observe: Observer | None
+    ) -> None:
+        self.denoiser, self.labels, self.bound, self.observe = denoiser, labels, bound, observe
         self.schedule = denoiser.schedule
 
     def __call__(self, x_t: Tensor, at: Level) -> Estimate:
         found = self.denoiser.estimate(x_t, at.t, self.labels)
-        if self.clip:
-            kept = None if found.kept is None else found.kept.clamp(-1, 1)
-            found = Estimate(found.x_0.clamp(-1, 1), kept, found.share)
+        if self.bound is not None:
+            kept = None if found.kept is None else found.kept.clamp(-self.bound, self.bound)
+            found = Estimate(found.x_0.clamp(-self.bound, self.bound), kept, found.share)
         if self.observe is not None:
             self.observe(x_t, found.x_0)
         return found
@@ -77,7 +79,7 @@ class Sampler:
     Args:
         steps: steps of the time grid, at least 1; each is one network evaluation (of batched pairs, under guidance)
             unless the sampler says otherwise.
-        clip: clamp x̂_0 to [−1, 1] in every evaluation, where the data lies. None does so only for a network that
+        clip: clamp x̂_0 in every evaluation to where the data lies, [−1, 1] and the margin of the loss. None does so only for a network that
             predicts noise, whose x̂_0 = (x_t − σ_t ε̂)/α_t blows up every error of ε̂ where hardly any image is left.
         grid: where the times lie: "uniform" or "quadratic" in t, "karras" or "log_snr" in the noise level.
     """
@@ -99,6 +101,10 @@ class Sampler:
     def evaluations(self) -> int:
         """How often the denoiser is asked for one batch."""
         return self.steps
+
+    def bound(self, denoiser: Estimator) -> float | None:
+        """Where x̂_0 is clamped, to ±bound; None where it is not."""
+        return 1 + denoiser.margin if (denoiser.needs_signal if self.clip is None else self.clip) else None
 
     def times(self, schedule: Schedule) -> list[float]:
         """The time grid 1 ≥ t_0 > t_1 > … > t_steps = 0."""
@@ -141,7 +147,7 @@ class Sampler:
             images (B, C, H, W), about [−1, 1].
         """
         self.check(denoiser)
-        denoise = Denoise(denoiser, labels, denoiser.needs_signal if self.clip is None else self.clip, observe)
+        denoise = Denoise(denoiser, labels, self.bound(denoiser), observe)
         times = self.times(denoise.schedule)
         if strength < times[0]:
             shortest = 1e-3 * strength / self.steps  # a time of the grid that is `strength` but for rounding

@@ -33,7 +33,7 @@ def invert(denoiser: Estimator, x_0: Tensor, labels: Tensor | None, times: Seque
         labels: classes (B,) or None.
         times: falling, the last 0, as `Sampler.times` gives them.
     """
-    denoise = Denoise(denoiser, labels, False, None)
+    denoise = Denoise(denoiser, labels, None, None)
     levels = levels_at(denoise.schedule, times[-2::-1])  # upwards, without 0
     x_s = x_0
     for s, t in pairwise(levels):

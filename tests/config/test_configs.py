@@ -109,7 +109,6 @@ def test_experiments_give_their_length_in_images_so_that_steps_and_epochs_are_fr
         (["experiment=v", "ema=power"], ["ema.decay"]),
         (["experiment=flow", "timesteps=uniform"], ["timesteps.mean", "timesteps.std"]),
         (["experiment=learned_variance", "sampler=heun"], ["sampler.variance"]),
-        (["experiment=best", "loss=hybrid"], ["loss.margin"]),
         (["experiment=zero_snr", "schedule=flow"], ["schedule.zero_terminal_snr"]),
         (["experiment=cfg_plus_plus", "guidance=none"], ["guidance.plus_plus", "guidance.scale"]),
         (["experiment=base", "data=fashion_mnist_mini"], []),  # which knows the padding, too

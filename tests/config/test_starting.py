@@ -73,7 +73,7 @@ def test_a_margin_that_was_learned_is_kept_unless_another_is_asked_for(run):
 
     assert margin() == 0.2 == margin("loss=min_snr")
     assert margin("loss.margin=0.1") == 0.1
-    assert margin("loss=consistency") is None  # which has none
+    assert margin("loss=consistency") == 0.2
 
 
 def test_a_class_that_stays_is_drawn_as_before_and_a_new_one_as_none(run, folder, tmp_path, caplog):

@@ -52,6 +52,21 @@ def test_processes_that_are_killed(split, caplog):
     assert "this one reads on alone. training.workers=1 asks for fewer" in caplog.text
 
 
+def test_a_process_that_is_killed_with_the_lock_in_its_hand(split, monkeypatch):
+    """PyTorch's own way to end the others would wait for it for ever."""
+    iterators, make = [], workers._by_processes
+    monkeypatch.setattr(workers, "_by_processes", lambda *given: iterators.append(make(*given)) or iterators[0])
+    reader = stream(split, 2)
+    found = [next(reader)]
+    (iterator,) = iterators
+    assert iterator._workers_done_event._cond.acquire()
+    for process in iterator._workers:
+        process.kill()
+    iterators.clear()
+    del iterator
+    assert grey([*found, *islice(reader, 7)]) == grey(islice(stream(split, 0), 8))
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])
 def test_processes_that_cannot_be_started(split, monkeypatch, caplog, error):
     def refuse(*arguments):

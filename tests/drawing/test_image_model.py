@@ -33,7 +33,7 @@ def test_the_padding_that_the_network_sees_is_not_drawn(padding, mini):
 def test_images_go_to_the_network_with_the_margin_of_its_loss_and_come_back(mini):
     drawing, real = model(), mini.test.images[:3]
     plain_values = drawing.from_images(real)
-    drawing.image["margin"] = 0.2
+    drawing.denoiser.margin = 0.2
     values = drawing.from_images(real)
     assert torch.equal(values[real == 0], torch.full_like(values[real == 0], -1.2)) and (real == 0).any()
     between = (real > 0) & (real < 255)

@@ -167,6 +167,18 @@ def test_a_border_that_is_known_costs_nothing_and_the_images_own_dimensions_coun
 # ---------------------------------------------------------------------------------------- without a network
 
 
+def test_a_margin_moves_black_and_white_and_not_the_bins_of_the_grey_levels():
+    """Of black images whose x̂_0 is right, steps cost what they cost without a margin, since only the variances differ
+    there; the prior's mean is 1.2 times as far away, and the last step hardly misses."""
+    black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    plain_one, further = Constant(Cosine(), -1.0), Constant(Cosine(), -1.2)
+    further.margin = 0.2
+    before, now = (likelihood_bound(each, black, None, evaluations=20) for each in (plain_one, further))
+    assert torch.allclose(now.steps, before.steps, rtol=1e-6)
+    assert torch.allclose(now.prior, 1.44 * before.prior, rtol=1e-6)
+    assert (now.decoder < 1e-3).all() and (before.decoder > 0.01).all()
+
+
 def test_the_histogram_is_a_cross_entropy():
     """Four training pixels, two of them black, one grey and one white; one is added to each of 256 counts."""
     train = Images(torch.tensor([[[[0, 0], [7, 255]]]], dtype=torch.uint8))

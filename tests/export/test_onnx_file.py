@@ -82,7 +82,7 @@ def loop_agrees(model):
     exec(loop, names)
     noise = np.random.default_rng(0).standard_normal((16, *model.image_model.shape))
     denoiser = model.image_model.guidance.guide(model.denoiser)
-    sampler, labels = DDIM(len(names["levels"]) - 1, clip=names["known"]["clip"]), torch.full((16,), 7)
+    sampler, labels = DDIM(len(names["levels"]) - 1, clip=names["known"]["clip"] is not None), torch.full((16,), 7)
     ours = sampler.sample(denoiser, lambda: torch.from_numpy(noise).float(), labels)
     difference = model.image_model.to_images(ours).numpy().astype(int) - names["images"]
     assert np.abs(difference).max() <= 1 and names["images"].std() > 20

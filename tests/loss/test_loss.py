@@ -95,7 +95,15 @@ def test_with_a_margin_the_loss_is_that_of_images_whose_ends_lie_further_out(kin
     assert torch.allclose(kind(margin=0.25)(denoiser, x_0, T, noise), kind()(denoiser, further, T, noise), rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [Target, Epsilon, MinSNR, P2, partial(EDM, 0.7)])
+def test_consistency_with_a_margin_agrees_with_images_whose_ends_lie_further_out(generator):
+    x_0, noise, x_hat = images(generator)
+    further = torch.where((x_0 := x_0.clamp(-1, 1)).abs() == 1, 1.25 * x_0, x_0)
+    denoiser = Denoiser(Answering(x_hat, Cosine(), V(), T), Cosine(), V())
+    found, expected = (Consistency(margin=m)(denoiser, x, T, noise) for m, x in ((0.25, x_0), (0, further)))
+    assert torch.allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Target, Epsilon, MinSNR, P2, partial(EDM, 0.7), Consistency, Hybrid])
 @pytest.mark.parametrize("margin", [-0.1, 1.5])
 def test_a_margin_out_of_range_is_refused(kind, margin):
     with pytest.raises(ValueError, match=f"margin={margin} must lie between 0 and 1"):

@@ -8,6 +8,7 @@ import torch
 from conftest import Exact, FiniteDenoiser, GaussianDenoiser
 
 from diffusion.denoiser import Denoiser
+from diffusion.guidance import Guided
 from diffusion.objective import Epsilon, V
 from diffusion.sampler import DDIM, Consistency, DPMSolver, Euler, Heun, UniPC
 from diffusion.sampler.base import draw_images
@@ -240,3 +241,12 @@ def test_an_estimate_is_clamped_of_itself_only_where_noise_is_predicted(objectiv
     assert highest <= 1 if bounded else highest > 1
     draw(False)
     assert float(max(seen)) > 1000 if bounded else float(max(seen)) < 10
+
+
+def test_with_a_margin_an_estimate_is_clamped_where_black_and_white_were_learned():
+    """A guided step sees the clamped estimate through Wrapped, too."""
+    denoiser = Denoiser(Still(), Cosine(), Epsilon(), margin=0.2)
+    assert Guided(denoiser, 2.0).margin == 0.2
+    drawn = draw_images(DDIM(12), denoiser, (1, 8, 8), None, 16, 0, 16, CPU)
+    assert float(drawn.abs().max()) == pytest.approx(1.2)
+    assert DDIM(12, clip=False).bound(denoiser) is UniPC(12).bound(Denoiser(Still(), Cosine(), V())) is None

@@ -35,12 +35,12 @@ class Engine {
     return sum([level.c_skip, x_t], [level.c_out, prediction]);
   }
 
-  /** The denoiser of one image: guided, and clamped to [−1, 1] where the sampler asks for it. */
+  /** The denoiser of one image: guided, and clamped to ±clip where the sampler asks for it. */
   denoiser(label, scale, clip) {
     const { guidance, network } = this.about;
     const { interval, rescale, plus_plus: plusPlus } = guidance;
     const none = network.num_classes || null; // the label that says "no label"
-    const clamped = (x) => (clip ? x.map((value) => Math.min(Math.max(value, -1), 1)) : x);
+    const clamped = (x) => (clip ? x.map((value) => Math.min(Math.max(value, -clip), clip)) : x);
     return (x_t, level) => {
       const ratio = level.alpha ? level.sigma / level.alpha : Infinity;
       const inside = !interval?.length || (interval[0] < ratio && ratio <= interval[1]);
