@@ -113,9 +113,8 @@ def likelihood_bound(
     grid, found, prior, end = times.to(device, exact), [], [], 1 + denoiser.margin
     with exact_float32(), progress_bar(n * (count + 1), "likelihood", "evaluations", disable=not progress) as bar:
         for part in torch.arange(n).split(batch_size):
-            x_0 = beyond(encode(pad_images(images[part], padding)), denoiser.margin).to(
-                device, exact
-            )  # (B, C, H, W) with the padding
+            pixels = encode(pad_images(images[part], padding))  # (B, C, H, W) with the padding
+            x_0 = beyond(pixels, denoiser.margin).to(device, exact)
             classes = None if labels is None else labels[part].to(device)
             prior.append(prior_bits(schedule, x_0).cpu())
             streams = [stream(seed, LIKELIHOOD, i) for i in part.tolist()]

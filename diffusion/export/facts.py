@@ -26,9 +26,10 @@ def facts(model: Trained) -> dict[str, Any]:
     Returns:
         shape: [C, H, W] of x_t, with the padding; images: channels, size [height, width], padding [top, bottom, left,
         right] and class_names; no_label: the number of "no label", or None for a model without labels; levels:
-        [t, α, σ] of the sampler's grid, the last being the clean image; clip: x̂_0 is clamped to ±clip, or not where it is None;
-        sampler, guidance: in words, and guidance_scale, guidance_interval, …: in numbers; dropout: the share of labels
-        left out in training: with 0 "no label" was never learnt, with 1 no label was; None for a model without; step;
+        [t, α, σ] of the sampler's grid, the last being the clean image; clip: x̂_0 is clamped to ±clip, or not where
+        it is None; sampler, guidance: in words, and guidance_scale, guidance_interval, …: in numbers; dropout: the
+        share of labels left out in training: with 0 "no label" was never learnt, with 1 no label was; None for a model
+        without; step;
         scores: see `scores`.
     """
     denoiser, image = model.denoiser, model.image_model.image

@@ -100,16 +100,8 @@ def offered(own: Sampler, denoiser: Denoiser, plus_plus: bool) -> list[dict[str,
     rows = []
     for sampler in [own, *(other for other in others if sampler_name(other) != sampler_name(own))]:
         name = sampler_name(sampler)
-        note = NOTES[name.partition(",")[0]]
-        rows.append(
-            {
-                **vars(sampler),
-                "kind": type(sampler).__name__,
-                "name": name,
-                "clip": sampler.bound(denoiser),
-                "note": note,
-            }
-        )
+        shown = {"name": name, "clip": sampler.bound(denoiser), "note": NOTES[name.partition(",")[0]]}
+        rows.append({**vars(sampler), "kind": type(sampler).__name__, **shown})
     return rows
 
 
