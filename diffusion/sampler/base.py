@@ -80,7 +80,8 @@ class Sampler:
         steps: steps of the time grid, at least 1; each is one network evaluation (of batched pairs, under guidance)
             unless the sampler says otherwise.
         clip: clamp x̂_0 in every evaluation to where the data lies, [−1, 1] and the margin of the loss. None does so
-            only for a network that predicts noise, whose x̂_0 = (x_t − σ_t ε̂)/α_t blows up every error of ε̂ where hardly any image is left.
+            only for a network that predicts noise, whose x̂_0 = (x_t − σ_t ε̂)/α_t blows up every error of ε̂ where
+            hardly any image is left.
         grid: where the times lie: "uniform" or "quadratic" in t, "karras" or "log_snr" in the noise level.
     """
 
