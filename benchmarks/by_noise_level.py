@@ -52,6 +52,12 @@ def main() -> None:
     own = model.image_model.guidance
     if not isinstance(own, ClassifierFree):
         raise SystemExit(f"{options.run}: this model was trained without labels.")
+    if not options.scales and not isinstance(own.scale, float | int):
+        raise SystemExit(f"{options.run} has a scale for each class: give --scales.")
+    if wrong := [time for time in options.times if not 0 < time <= 1]:
+        raise SystemExit(f"--times {wrong[0]:g} must be above 0 and at most 1.")
+    if not 2 <= options.n <= 10_000:
+        raise SystemExit(f"--n {options.n} must be from 2 to the 10,000 test images.")
     scales = options.scales or [1.0, own.scale]
     rows = distances(model, options.n, scales, sorted(options.times))
     heads = ["noised to t", *(f"FID, scale {scale:g}" for scale in scales)]

@@ -3,6 +3,7 @@
     python benchmarks/recipe_runs.py runs.jsonl                  25 trainings, some two hours of one thread
     python benchmarks/recipe_runs.py runs.jsonl --part 0/2       every second one, beside another process with 1/2
     python benchmarks/recipe_runs.py runs.jsonl --images 3000 --widths 16 --n 200
+    python benchmarks/recipe_runs.py runs.jsonl --runs outputs/A outputs/B      the scores of trainings that are done
 
 `experiment=best` is trained with so many images and scored at a few scales around that of the rule. A scaling law asks
 for images and parameters, not for seconds, so the number of threads changes nothing but the time that it takes, and
@@ -22,6 +23,7 @@ import torch
 from judge import Judge
 
 import diffusion
+from diffusion.model import Model
 from diffusion.training import rule
 
 IMAGES = (6_000, 12_000, 24_000, 48_000, 96_000)
@@ -43,20 +45,26 @@ def scores(images: int, width: int, seed: int, n: int, threads: int) -> Iterator
     quiet = ["training.preview_every=0", "training.checkpoint_every=0", "score.n=0", "track=null"]
     with tempfile.TemporaryDirectory() as folder:
         model = diffusion.train(["experiment=best", "guidance.scale=2", *words, *quiet], folder, progress=False)
-    judge, labels = Judge(model), model.image_model.labels(n)
+    yield from scores_of(model, n)
+
+
+def scores_of(model: Model, n: int) -> Iterator[dict[str, Any]]:
+    """The scores of a trained model, conditional, at scales around that of the rule."""
+    judge, labels, config = Judge(model), model.image_model.labels(n), model.config
     assert labels is not None
-    batch = model.config["training"]["batch_size"]
-    noted = {"images": model.state["step"] * batch, "width": width, "batch": batch, "seed": seed, "n": n}
+    width, batch = config["model"]["width"], config["training"]["batch_size"]
+    images = model.state["step"] * batch
+    noted = {"images": images, "width": width, "batch": batch, "seed": config["seed"], "n": n}
     for factor in AROUND:
         scale = float(f"{factor * rule.numbers(images).scale:.3g}")
         yield {**noted, "scale": scale, "fid": judge.drawn(scale, labels)}
 
 
-def missing(file: Path, wanted: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Those of the trainings (images, width, seed) that the file has no score of."""
+def missing(file: Path, wanted: Sequence[tuple[int, int, int]], n: int) -> list[tuple[int, int, int]]:
+    """Those of the trainings (images, width, seed) that the file has no score of with n images."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     rows = [json.loads(line) for line in lines if line.strip()]
-    had = {(row.get("asked", row["images"]), row["width"], row.get("seed", 0)) for row in rows}
+    had = {(row.get("asked", row["images"]), row["width"], row.get("seed", 0)) for row in rows if row.get("n", n) == n}
     return [each for each in wanted if each not in had]
 
 
@@ -68,18 +76,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--n", type=int, default=2000, help="images of each FID")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--runs", nargs="+", help="folders of runs of experiment=best to score, instead of training any"
+    )
     parser.add_argument("--part", default="0/1", help="k/m: every m-th training, from the k-th on")
     given = parser.parse_args()
     first, step = map(int, given.part.split("/"))
     logging.getLogger("diffusion").setLevel(logging.WARNING)
     torch.set_num_threads(given.threads)
+    for run in given.runs or ():
+        add(given.file, list(scores_of(diffusion.load(run), given.n)))
+    if given.runs:
+        return
     wanted = sorted(itertools.product(given.images, given.widths, given.seeds), key=lambda run: run[0] * run[1] ** 2)
-    for images, width, seed in missing(given.file, wanted[first::step]):
-        found = [{"asked": images, **score} for score in scores(images, width, seed, given.n, given.threads)]
-        text = "".join(json.dumps(score) + "\n" for score in found)  # all of a training at once
-        with given.file.open("a", encoding="utf-8") as file:
-            file.write(text)
-        print(text, end="", flush=True)
+    for images, width, seed in missing(given.file, wanted[first::step], given.n):
+        found = scores(images, width, seed, given.n, given.threads)
+        add(given.file, [{"asked": images, **score} for score in found])
+
+
+def add(file: Path, scores: Sequence[dict[str, Any]]) -> None:
+    """Put all scores of a training into the file at once, and show them."""
+    text = "".join(json.dumps(score) + "\n" for score in scores)
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(text)
+    print(text, end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_with_hardly_any_noise_the_images_come_back_and_with_nothing_else_they_d
     assert (start, low, end) == (0.0, 0.001, 1.0)
     assert real[0] == real[1] and given[0] == given[1] and nothing[0] == nothing[1]
     assert given[0] == pytest.approx(real[0], rel=0.05)
-    assert nothing[0] > 20 * real[0]
+    assert nothing[0] > 20 * real[0] and nothing[2] != nothing[0]  # another scale, other images
 
 
 def test_trainings_that_a_file_has_are_not_done_again(tmp_path, monkeypatch, capsys):
@@ -51,6 +51,10 @@ def test_trainings_that_a_file_has_are_not_done_again(tmp_path, monkeypatch, cap
     assert done == [(640, 16), (1280, 16), (640, 32), (1280, 32)]
     assert len(file.read_text().splitlines()) == 8 == len(capsys.readouterr().out.splitlines())
     assert all(json.loads(line)["asked"] in (640, 1280) for line in file.read_text().splitlines())
+    monkeypatch.setattr(sys, "argv", ["recipe_runs.py", str(file), "--images", "640", "--widths", "16", "--n", "50"])
+    recipe_runs.main()  # of another number of images the FID is another one
+    assert len(done) == 5 and done[-1] == (640, 16)
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:8]))
     assert len(recipe.best(recipe.read(file))) == 4  # what benchmarks/recipe.py makes of them
 
 
@@ -61,3 +65,13 @@ def test_processes_side_by_side_share_the_trainings(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["recipe_runs.py", str(tmp_path / "runs.jsonl"), "--part", part])
         recipe_runs.main()
     assert len(done) == len(set(done)) == len(recipe_runs.IMAGES) * len(recipe_runs.WIDTHS)
+
+
+def test_a_training_that_is_done_is_scored_around_the_scale_of_the_rule(hardly_trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "load", lambda run: hardly_trained)
+    monkeypatch.setattr(sys, "argv", ["recipe_runs.py", str(tmp_path / "runs.jsonl"), "--n", "20", "--runs", "a", "b"])
+    recipe_runs.main()
+    rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * len(recipe_runs.AROUND) and rows[:3] == rows[3:]
+    assert {(row["images"], row["width"], row["batch"], row["n"]) for row in rows} == {(64, 16, 32, 20)}
+    assert [row["scale"] for row in rows[:3]] == [2.0, 2.5, 3.12] and all(row["fid"] > 0 for row in rows)
