@@ -6,8 +6,8 @@ python benchmarks/time_to_quality.py --budget 15min --n 1000 --only ours nanoflo
 python benchmarks/time_to_quality.py --budget 15min --n 1000 --table    only write the tables, from what is there
 
 Every contender trains on the full Fashion-MNIST for the budget, which starts when the data is in memory and counts the
-slow first steps; then it draws n images with 20 network evaluations each (ours with 16), which evaluate.py scores. Ours is what
-`OURS` says, the others (pip install -e ".[bench]") are in peers/. They go one after the other, in rounds
+slow first steps; then it draws n images with 20 network evaluations each (ours with 16), which evaluate.py scores. Ours
+is what `OURS` says, the others (pip install -e ".[bench]") are in peers/. They go one after the other, in rounds
 with seeds 0, 1, …; what is finished is not done again, so that the same command continues after a stop. Recipes that
 learn with labels and those that do not have a table each; a contender that only draws otherwise ("_own") is not
 trained anew.

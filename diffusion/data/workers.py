@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,8 +57,8 @@ def loaded(
                 brief(error, 90),
                 workers // 2,
             )
-            if iterator is not None:
-                _give_up(iterator)
+            for process in getattr(iterator, "_workers", ()):  # one may wait for that lock, too
+                process.kill()
     yield from DataLoader(dataset, batch_sampler=order(done), num_workers=0, pin_memory=pin)
 
 
@@ -84,16 +83,32 @@ def _by_processes(dataset: Dataset, order: Iterator[list[int]], workers: int, pi
     )
     with _no_alarm():
         iterator = iter(loader)
+    event = getattr(iterator, "_workers_done_event", None)
+    if hasattr(event, "_flag"):
+        iterator._workers_done_event = _Farewell(event)  # type: ignore[attr-defined]
     return iterator
 
 
-def _give_up(iterator: Any) -> None:
-    """End what is left of the processes. One that was killed may have held the lock of the event by which PyTorch tells
-    them to go, and would hold it for ever: here none need be told any more."""
-    for process in iterator._workers:
-        process.kill()
-        process.join()
-    iterator._workers_done_event = threading.Event()
+class _Farewell:
+    """PyTorch's word to the processes that they may go, without the lock around it: one that is killed with that lock
+    in its hand would hold up this process for ever. Nobody waits for the word; they ask for it now and then.
+
+    Args:
+        event: PyTorch's own, which the processes see.
+    """
+
+    def __init__(self, event: Any) -> None:
+        self.flag, self.said = event._flag, False
+
+    def set(self) -> None:
+        """Say it."""
+        if not self.said:
+            self.flag.release()
+        self.said = True
+
+    def is_set(self) -> bool:
+        """Whether it was said."""
+        return self.said
 
 
 def _chain(first: list[int], rest: Iterator[list[int]]) -> Iterator[list[int]]:

@@ -54,12 +54,14 @@ def test_processes_that_are_killed(split, caplog):
 
 def test_a_process_that_is_killed_with_the_lock_in_its_hand(split, monkeypatch):
     """PyTorch's own way to end the others would wait for it for ever."""
-    iterators, make = [], workers._by_processes
+    iterators, locks = [], []
+    make, farewell = workers._by_processes, workers._Farewell
     monkeypatch.setattr(workers, "_by_processes", lambda *given: iterators.append(make(*given)) or iterators[0])
+    monkeypatch.setattr(workers, "_Farewell", lambda event: locks.append(event._cond) or farewell(event))
     reader = stream(split, 2)
     found = [next(reader)]
-    (iterator,) = iterators
-    assert iterator._workers_done_event._cond.acquire()
+    (iterator,), (lock,) = iterators, locks
+    assert lock.acquire()
     for process in iterator._workers:
         process.kill()
     iterators.clear()
