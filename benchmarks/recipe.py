@@ -1,17 +1,20 @@
 """The rule behind `auto`, fitted to trainings: prints the coefficients for diffusion/training/rule.py.
 
     python benchmarks/recipe.py runs.jsonl          the law of FID over images and parameters, and the best scales
-    python benchmarks/recipe.py runs.jsonl --page   the same, into the table of docs/performance.md, too
+    python benchmarks/recipe.py runs.jsonl --floor 0.1 --page   the same, into the table of docs/performance.md, too
 
 Each line of the file, which benchmarks/recipe_runs.py writes, is one score of one training of `experiment=best`:
 {"images": 31168, "width": 32, "fid": 0.91, "scale": 3.0}, with "batch" (else 64), "parameters" (else those of the
 width), "high" (the end of the guidance's interval), "seed" and whatever else one notes. Of a training that was scored
 with several scales the best one counts; lines that differ only in what else is noted count as such scores of one
 training, too.
-The fit is that of the logarithm of FID, so that a tenth of a small FID weighs as much as a tenth of a large one.
+Two of the coefficients are given: the floor, which is the FID of as many real images as each score has drawn ones, and
+the power of the parameters, β, of which short trainings say little. The fit is that of the logarithm of FID, so that a
+tenth of a small FID weighs as much as a tenth of a large one.
 """
 
 import argparse
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -27,7 +30,7 @@ from diffusion.evaluation.document import markdown_table
 from diffusion.training.rule import BATCH, Law, useful
 
 IMAGE = {"size": 28, "channels": 1, "padding": 0, "class_names": list("abcdefghij"), "sigma_data": 0.7}
-STARTS = [(floor, alpha, beta) for floor in (0.01, 0.1) for alpha in (0.5, 1.0, 1.5) for beta in (0.5, 1.0, 1.5)]
+STARTS = list(itertools.product((0.5, 1.0, 2.0), (0.5, 1.0), (0.25, 0.5, 1.0)))  # of the powers
 
 
 def parameters(width: int) -> int:
@@ -77,20 +80,26 @@ def best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [min(scores, key=lambda row: row["fid"]) for _, scores in sorted(trainings.items())]
 
 
-def fitted(rows: Sequence[dict[str, Any]]) -> Law:
-    """The law of least squares in log(FID); its coefficients are kept positive by their logarithms."""
+def fitted(rows: Sequence[dict[str, Any]], floor: float, beta: float) -> Law:
+    """The law of least squares in log(FID) with this floor and β; the others are kept positive by their logarithms."""
     images = np.array([useful(row["images"], row["batch"]) for row in rows])
     counts, fids = (np.array([row[name] for row in rows], float) for name in ("parameters", "fid"))
 
+    def law(logs: np.ndarray) -> Law:
+        a, alpha, gamma, b, d, delta = (float(f"{value:.3g}") for value in np.exp(logs))
+        return Law(floor, a, alpha, gamma, b, beta, d, delta)
+
     def residuals(logs: np.ndarray) -> np.ndarray:
-        return np.log(Law(*np.exp(logs))(images, counts) / fids)  # type: ignore[arg-type]
+        a, alpha, gamma, b, d, delta = np.exp(logs)
+        return np.log(Law(floor, a, alpha, gamma, b, beta, d, delta)(images, counts) / fids)  # type: ignore[arg-type]
 
     tries = []
-    for floor, alpha, beta in STARTS:
-        size = float(np.median(fids)) / 2
-        tries.append(least_squares(residuals, np.log([floor, size, alpha, size, beta]), loss="soft_l1", f_scale=0.1))
+    for alpha, gamma, delta in STARTS:
+        size = float(np.min(fids)) / 3
+        start = np.log([size, alpha, gamma, size, size, delta])
+        tries.append(least_squares(residuals, start, loss="soft_l1", f_scale=0.1, bounds=(-9, 4)))
     found = min(tries, key=lambda each: each.cost)
-    return Law(*(float(f"{value:.3g}") for value in np.exp(found.x)))
+    return law(found.x)
 
 
 def slope(rows: Sequence[dict[str, Any]]) -> str:
@@ -117,12 +126,18 @@ def table(rows: Sequence[dict[str, Any]], law: Law) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--floor", type=float, default=0.0, help="FID of as many real images, by by_noise_level.py")
+    parser.add_argument("--beta", type=float, default=1.0, help="the power of the parameters")
     parser.add_argument("--page", action="store_true", help="write the table into docs/performance.md")
     given = parser.parse_args()
     rows = best(read(given.file))
-    if len(rows) < 6:
-        raise SystemExit(f"{given.file} holds {len(rows)} trainings: five coefficients need at least six.")
-    law = fitted(rows)
+    if len(rows) < 7:
+        raise SystemExit(f"{given.file} holds {len(rows)} trainings: six coefficients need at least seven.")
+    if given.beta <= 0:
+        raise SystemExit(f"--beta {given.beta:g} must be positive.")
+    if not 0 <= given.floor < (least := min(row["fid"] for row in rows)):
+        raise SystemExit(f"--floor {given.floor:g} must be below the least FID, {least:.3g}, and not negative.")
+    law = fitted(rows, given.floor, given.beta)
     off = np.array([math.log(law(useful(r["images"], r["batch"]), r["parameters"]) / r["fid"]) for r in rows])
     coefficients = ", ".join(f"{name}={value:g}" for name, value in law._asdict().items())
     said = f"{len(rows)} trainings; the law is off by {100 * float(np.sqrt((off**2).mean())):.0f} % (root mean square)."

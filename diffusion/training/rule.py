@@ -1,15 +1,16 @@
 """Which recipe suits a training of so many images: what a setting of "auto" becomes.
 
-The width of a network follows from a scaling law (Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, eq. 2), here
-of the FID after N images with P parameters,
+The width of a network follows from a scaling law (Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, eq. 2, with
+one term more), here of the FID after N images with P parameters,
 
-    FID(N, P) = floor + a (N / 10⁵)^-α + b (P / 10⁶)^-β
+    FID(N, P) = floor + a (N / 10⁵)^-α (P / 10⁶)^-γ + b (P / 10⁶)^-β + d (N / 10⁵)^-δ
 
-A wide network has the smaller last term but sees fewer images in the same time, so the best width is that of the least
-FID over the measured speeds. The coefficients give the widths 32, 48 and 64 that were found by hand for 1, 4 and 15
-minutes of two CPU cores; `python benchmarks/recipe.py` fits them to more trainings. The learning rate and
-the scale of guidance follow from N alone, by `TABLE`; they and the constants below were set by hand from the trainings
-in docs/performance.md, "Where the error lies" and "Ideas for the curve".
+The first term is that of the beginning, in which a wide network learns far more from an image than a narrow one. A wide
+network sees fewer images in the same time, so the best width is that of the least FID over the measured speeds.
+`python benchmarks/recipe.py` fitted the coefficients to the trainings in docs/performance.md, "The rule behind auto",
+but for the floor, the FID of as many real images, and for β, which they leave open. The learning rate and the scale of
+guidance follow from N alone, by `TABLE`; they and the constants below were set by hand from the trainings there under
+"Where the error lies" and "Ideas for the curve".
 """
 
 import math
@@ -23,12 +24,17 @@ class Law(NamedTuple):
     floor: float
     a: float
     alpha: float
+    gamma: float
     b: float
     beta: float
+    d: float
+    delta: float
 
     def __call__(self, images: float, parameters: float) -> float:
         """The FID after so many images with so many parameters."""
-        return self.floor + self.a * (images / 1e5) ** -self.alpha + self.b * (parameters / 1e6) ** -self.beta
+        n, p = images / 1e5, parameters / 1e6
+        first = self.a * n**-self.alpha * p**-self.gamma
+        return self.floor + first + self.b * p**-self.beta + self.d * n**-self.delta
 
 
 class Row(NamedTuple):
@@ -45,7 +51,7 @@ class Row(NamedTuple):
     scale: float
 
 
-LAW = Law(floor=0.05, a=0.106, alpha=0.9, b=0.113, beta=1.2)
+LAW = Law(floor=0.105, a=0.00764, alpha=2.38, gamma=1.03, b=0.0592, beta=1.0, d=0.0697, delta=0.638)
 TABLE = (Row(31_000, lr=4.5e-3, scale=2.5), Row(76_000, lr=4e-3, scale=2.0), Row(196_000, lr=4e-3, scale=1.75))
 EMA = 0.05  # width of the average, as a share of the run: whatever its length
 INTERVAL = (0.15, 3.5)  # σ/α between which there is guidance
@@ -109,12 +115,10 @@ def width_in_time(parameters: Mapping[int, int], speeds: Speeds, seconds: float,
 
 
 def width_for(parameters: Mapping[int, int], images: float) -> int:
-    """The width for so many images: the one that would be best in the time that they take at the usual speeds.
+    """The width for so many images: the one that would be best in the time that they take at the usual speeds."""
+    speeds = Speeds({FIRST: USUAL})
 
-    There a network more parameters cost as much by the images that are not seen as they bring,
-    STEEPNESS / 2 · α a (N / 10⁵)^-α = β b (P / 10⁶)^-β, for P grows with the square of the width.
-    """
-    law = LAW
-    wanted = (STEEPNESS / 2 * law.alpha * law.a / (law.beta * law.b)) * (images / 1e5) ** -law.alpha
-    best = 1e6 * wanted ** (-1 / law.beta)
-    return min(parameters, key=lambda w: abs(math.log(parameters[w] / best)))
+    def off(width: int) -> float:
+        return abs(math.log(width_in_time(parameters, speeds, images / speeds(width)) / width))
+
+    return min(parameters, key=off)

@@ -49,15 +49,21 @@ def test_the_width_is_that_of_the_least_fid_and_grows_with_time_and_speed():
         fids = {}
         for w, parameters in PARAMETERS.items():
             images = seconds * 500 * (w / 32) ** -rule.STEEPNESS
-            fids[w] = LAW.floor + LAW.a * (images / 1e5) ** -LAW.alpha + LAW.b * (parameters / 1e6) ** -LAW.beta
+            fids[w] = LAW(images, parameters)
         assert fids[width] == min(fids.values())
         assert width_in_time(PARAMETERS, slowing(2000.0), seconds) >= width
     # Where wide networks cost nothing, the widest is best.
     assert width_in_time(PARAMETERS, Speeds({16: 9e3, 256: 9e3}), 60) == 256
 
 
+def test_the_law_is_the_sum_of_its_terms():
+    law = rule.Law(floor=0.1, a=2.0, alpha=2.0, gamma=1.0, b=3.0, beta=0.5, d=5.0, delta=1.0)
+    assert law(2e5, 4e6) == pytest.approx(0.1 + 2 / 4 / 4 + 3 / 2 + 5 / 2)
+    assert LAW(2e4, 3e6) < LAW(2e4, 3e5) and LAW(1e5, 1e6) < LAW(5e4, 1e6)
+
+
 def test_of_so_many_images_the_width_is_that_of_the_time_they_take():
-    """Both from the same law: the closed form agrees with the search over widths, up to the next width."""
+    """Both from the same law, at the usual speeds: up to the next width."""
     speeds = slowing(500.0)
     for seconds in (30, 60, 240, 900, 3600):
         width = width_in_time(PARAMETERS, speeds, seconds)
