@@ -51,7 +51,7 @@ class Row(NamedTuple):
     scale: float
 
 
-LAW = Law(floor=0.105, a=0.00764, alpha=2.38, gamma=1.03, b=0.0592, beta=1.0, d=0.0697, delta=0.638)
+LAW = Law(floor=0.105, a=0.00774, alpha=2.38, gamma=1.03, b=0.0581, beta=1.0, d=0.0743, delta=0.584)
 TABLE = (Row(31_000, lr=4.5e-3, scale=2.5), Row(76_000, lr=4e-3, scale=2.0), Row(196_000, lr=4e-3, scale=1.75))
 EMA = 0.05  # width of the average, as a share of the run: whatever its length
 INTERVAL = (0.15, 3.5)  # σ/α between which there is guidance
