@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the table into docs/performance.md")
     given = parser.parse_args()
     rows = best(read(given.file))
+    if len(counted := {row.get("n") for row in rows}) > 1:
+        raise SystemExit(f"{given.file} holds FIDs of {sorted(map(str, counted))} images: one law is of one number.")
     if len(rows) < 7:
         raise SystemExit(f"{given.file} holds {len(rows)} trainings: six coefficients need at least seven.")
     if given.beta <= 0:

@@ -47,6 +47,7 @@ def loaded(
                 yield torch.as_tensor(images), torch.as_tensor(labels)
                 done += 1
         except UserError as error:  # one from a worker comes with the worker's traceback in its text
+            _end(iterator)
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
         except torch.OutOfMemoryError:
             raise
@@ -57,8 +58,8 @@ def loaded(
                 brief(error, 90),
                 workers // 2,
             )
-            for process in getattr(iterator, "_workers", ()):  # one may wait for that lock, too
-                process.kill()
+            _end(iterator)
+            iterator = None
     yield from DataLoader(dataset, batch_sampler=order(done), num_workers=0, pin_memory=pin)
 
 
@@ -87,6 +88,12 @@ def _by_processes(dataset: Dataset, order: Iterator[list[int]], workers: int, pi
     if hasattr(event, "_flag"):
         iterator._workers_done_event = _Farewell(event)  # type: ignore[attr-defined]
     return iterator
+
+
+def _end(iterator: Any) -> None:
+    """End the processes of an iterator, if there is one, without a farewell, which they may take long to hear."""
+    for process in getattr(iterator, "_workers", ()):
+        process.kill()
 
 
 class _Farewell:

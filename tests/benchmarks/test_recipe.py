@@ -79,3 +79,6 @@ def test_a_file_becomes_the_lines_to_copy_and_a_table(tmp_path, monkeypatch, cap
     file.write_text(json.dumps(next(trainings())), encoding="utf-8")
     with pytest.raises(SystemExit, match="holds 1 trainings: six coefficients need at least seven"):
         recipe.main()
+    file.write_text("\n".join(json.dumps({**row, "n": 1000 + k % 2}) for k, row in enumerate(trainings())), "utf-8")
+    with pytest.raises(SystemExit, match=r"holds FIDs of \['1000', '1001'\] images: one law is of one number"):
+        recipe.main()
