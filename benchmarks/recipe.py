@@ -126,7 +126,7 @@ def table(rows: Sequence[dict[str, Any]], law: Law) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--floor", type=float, default=0.0, help="FID of as many real images, by by_noise_level.py")
+    parser.add_argument("--floor", type=float, default=0.0, help="FID of as many test images, all classes alike")
     parser.add_argument("--beta", type=float, default=1.0, help="the power of the parameters")
     parser.add_argument("--page", action="store_true", help="write the table into docs/performance.md")
     given = parser.parse_args()
