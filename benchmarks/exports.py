@@ -46,6 +46,7 @@ class Session(Estimator):
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # int8 is computed in fp32
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.schedule, self.num_classes = model.denoiser.schedule, model.denoiser.num_classes
+        self.margin = model.denoiser.margin
         self.needs_signal = model.denoiser.needs_signal
 
     def estimate(self, x_t: Tensor, t: Any, labels: Tensor | None = None) -> Estimate:

@@ -130,8 +130,9 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=1.0, help="the power of the parameters")
     parser.add_argument("--page", action="store_true", help="write the table into docs/performance.md")
     given = parser.parse_args()
-    rows = best(read(given.file))
-    if len(counted := {row.get("n") for row in rows}) > 1:
+    scores = read(given.file)
+    rows = best(scores)
+    if len(counted := {row.get("n") for row in scores}) > 1:
         raise SystemExit(f"{given.file} holds FIDs of {sorted(map(str, counted))} images: one law is of one number.")
     if len(rows) < 7:
         raise SystemExit(f"{given.file} holds {len(rows)} trainings: six coefficients need at least seven.")

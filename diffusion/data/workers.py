@@ -47,7 +47,8 @@ def loaded(
                 yield torch.as_tensor(images), torch.as_tensor(labels)
                 done += 1
         except UserError as error:  # one from a worker comes with the worker's traceback in its text
-            _end(iterator)
+            if not pin:  # else a message cut short would hold up the thread that pins
+                _end(iterator)
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
         except torch.OutOfMemoryError:
             raise
@@ -58,7 +59,8 @@ def loaded(
                 brief(error, 90),
                 workers // 2,
             )
-            _end(iterator)
+            if not pin:  # else a message cut short would hold up the thread that pins
+                _end(iterator)
             iterator = None
     yield from DataLoader(dataset, batch_sampler=order(done), num_workers=0, pin_memory=pin)
 

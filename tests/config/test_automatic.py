@@ -127,7 +127,7 @@ def test_widths_that_a_network_cannot_have_are_left_out(tmp_path):
 
 
 def test_no_width_at_all_is_told_by_the_network(tmp_path):
-    with pytest.raises(UserError, match=r"^model\.width=16 must be a positive multiple of 11"):
+    with pytest.raises(UserError, match=r"^model\.width=24 must be a positive multiple of 11"):
         built(tmp_path, "training.images=640", "model.groups=11")
 
 
