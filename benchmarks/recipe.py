@@ -86,12 +86,11 @@ def fitted(rows: Sequence[dict[str, Any]], floor: float, beta: float) -> Law:
     counts, fids = (np.array([row[name] for row in rows], float) for name in ("parameters", "fid"))
 
     def law(logs: np.ndarray) -> Law:
-        a, alpha, gamma, b, d, delta = (float(f"{value:.3g}") for value in np.exp(logs))
+        a, alpha, gamma, b, d, delta = np.exp(logs)
         return Law(floor, a, alpha, gamma, b, beta, d, delta)
 
     def residuals(logs: np.ndarray) -> np.ndarray:
-        a, alpha, gamma, b, d, delta = np.exp(logs)
-        return np.log(Law(floor, a, alpha, gamma, b, beta, d, delta)(images, counts) / fids)  # type: ignore[arg-type]
+        return np.log(law(logs)(images, counts) / fids)  # type: ignore[arg-type]
 
     tries = []
     for alpha, gamma, delta in STARTS:
@@ -99,7 +98,7 @@ def fitted(rows: Sequence[dict[str, Any]], floor: float, beta: float) -> Law:
         start = np.log([size, alpha, gamma, size, size, delta])
         tries.append(least_squares(residuals, start, loss="soft_l1", f_scale=0.1, bounds=(-9, 4)))
     found = min(tries, key=lambda each: each.cost)
-    return law(found.x)
+    return Law(*(float(f"{value:.3g}") for value in law(found.x)))
 
 
 def slope(rows: Sequence[dict[str, Any]]) -> str:

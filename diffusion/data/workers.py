@@ -47,8 +47,7 @@ def loaded(
                 yield torch.as_tensor(images), torch.as_tensor(labels)
                 done += 1
         except UserError as error:  # one from a worker comes with the worker's traceback in its text
-            if not pin:  # else a message cut short would hold up the thread that pins
-                _end(iterator)
+            _end(iterator, pin)
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
         except torch.OutOfMemoryError:
             raise
@@ -59,8 +58,7 @@ def loaded(
                 brief(error, 90),
                 workers // 2,
             )
-            if not pin:  # else a message cut short would hold up the thread that pins
-                _end(iterator)
+            _end(iterator, pin)
             iterator = None
     yield from DataLoader(dataset, batch_sampler=order(done), num_workers=0, pin_memory=pin)
 
@@ -92,9 +90,10 @@ def _by_processes(dataset: Dataset, order: Iterator[list[int]], workers: int, pi
     return iterator
 
 
-def _end(iterator: Any) -> None:
-    """End the processes of an iterator, if there is one, without a farewell, which they may take long to hear."""
-    for process in getattr(iterator, "_workers", ()):
+def _end(iterator: Any, pin: bool) -> None:
+    """End the processes of an iterator, if there is one, without a farewell, which they may take long to hear; but not
+    where batches are pinned, since a message cut short would hold up the thread that does it."""
+    for process in () if pin else getattr(iterator, "_workers", ()):
         process.kill()
 
 

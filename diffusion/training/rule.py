@@ -8,10 +8,9 @@ one term more), here of the FID after N images with P parameters,
 The first term is that of the beginning, in which a wide network learns far more from an image than a narrow one. A wide
 network sees fewer images in the same time, so the best width is that of the least FID over the measured speeds.
 `python benchmarks/recipe.py` fitted the coefficients to the trainings in docs/performance.md, "The rule behind auto",
-but for the floor, the FID of as many real images, and for β, which they leave open: it is 1, whose
-widths in equal time are those found by hand. The learning rate and the scale of
-guidance follow from N alone, by `TABLE`; they and the constants below were set by hand from the trainings there under
-"Where the error lies" and "Ideas for the curve".
+but for the floor, the FID of as many real images, and for β, which they leave open: it is 1, whose widths in equal time
+are those found by hand. The learning rate and the scale of guidance follow from N alone, by `TABLE`; they and the
+constants below were set by hand from the trainings there under "Where the error lies" and "Ideas for the curve".
 """
 
 import math
