@@ -51,14 +51,19 @@ class Row(NamedTuple):
     scale: float
 
 
-LAW = Law(floor=0.105, a=0.00774, alpha=2.38, gamma=1.03, b=0.0581, beta=1.0, d=0.0743, delta=0.584)
-TABLE = (Row(31_000, lr=4.5e-3, scale=2.5), Row(76_000, lr=4e-3, scale=2.0), Row(196_000, lr=4e-3, scale=1.75))
+LAW = Law(floor=0.105, a=0.00709, alpha=2.4, gamma=1.05, b=0.0595, beta=1.0, d=0.0743, delta=0.595)
+TABLE = (
+    Row(17_500, lr=4.5e-3, scale=3.2),
+    Row(31_000, lr=4.5e-3, scale=2.5),
+    Row(76_000, lr=4e-3, scale=2.0),
+    Row(196_000, lr=4e-3, scale=1.75),
+)
 EMA = 0.05  # width of the average, as a share of the run: whatever its length
 INTERVAL = (0.15, 3.5)  # σ/α between which there is guidance
 STEEPNESS = 1.25  # images/s fall like width^-STEEPNESS where nothing is measured
 USUAL = 560.0  # images/s of a network of width FIRST on two CPU cores
-FIRST, WIDTHS = 32, (24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-GROWTH = 0.376  # of the width with the number of images, where that is given
+FIRST, WIDTHS = 32, (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+AFTER, GROWTH = 31_000, 0.376  # where the images are given: width FIRST for so many, and its power of their number
 LARGEST_BATCH = 1024
 # Of batches of B images 1 / (1 + B / critical) count (McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, eq.
 # 2.11); the critical size grows with the training, CRITICAL √(N / 31,000). The law is of batches of BATCH images.
@@ -118,5 +123,5 @@ def width_in_time(parameters: Mapping[int, int], speeds: Speeds, seconds: float,
 def width_for(parameters: Mapping[int, int], images: float) -> int:
     """The width for so many images, which are given whatever time they take: by a power of them through the widths 32,
     48 and 64 that were found by hand for 31,000, 76,000 and 196,000 images."""
-    wanted = FIRST * (images / TABLE[0].images) ** GROWTH
+    wanted = FIRST * (images / AFTER) ** GROWTH
     return min(parameters, key=lambda width: abs(math.log(width / wanted)))

@@ -60,9 +60,9 @@ def test_the_recipe_for_a_time_leaves_these_open():
 
 def test_of_a_length_in_images_they_are_those_of_the_rule(tmp_path):
     """Without any measurement: such a run is repeated bit by bit."""
-    images = round(rule.TABLE[1].images)
+    images = round(rule.TABLE[2].images)
     trainer, made = built(tmp_path, f"training.images={images}")
-    row = rule.TABLE[1]
+    row = rule.TABLE[2]
     assert made["optimizer"]["lr"] == row.lr and made["ema"]["width"] == rule.EMA
     assert made["guidance"]["scale"] == row.scale and made["guidance"]["interval"] == list(rule.INTERVAL)
     assert made["training"]["batch_size"] == rule.BATCH and made["model"]["width"] in rule.WIDTHS
@@ -127,7 +127,7 @@ def test_widths_that_a_network_cannot_have_are_left_out(tmp_path):
 
 
 def test_no_width_at_all_is_told_by_the_network(tmp_path):
-    with pytest.raises(UserError, match=r"^model\.width=24 must be a positive multiple of 11"):
+    with pytest.raises(UserError, match=r"^model\.width=32 must be a positive multiple of 11"):
         built(tmp_path, "training.images=640", "model.groups=11")
 
 
