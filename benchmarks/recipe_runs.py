@@ -50,22 +50,30 @@ def scores(images: int, width: int, seed: int, n: int, threads: int) -> Iterator
 
 def scores_of(model: Model, n: int) -> Iterator[dict[str, Any]]:
     """The scores of a trained model, conditional, at scales around that of the rule."""
-    judge, labels, config = Judge(model), model.image_model.labels(n), model.config
+    judge, labels, known = Judge(model), model.image_model.labels(n), known_by(model, n)
     assert labels is not None
-    width, batch = config["model"]["width"], config["training"]["batch_size"]
-    images = model.state["step"] * batch
-    noted = {"images": images, "width": width, "batch": batch, "seed": config["seed"], "n": n}
     for factor in AROUND:
-        scale = float(f"{factor * rule.numbers(images).scale:.3g}")
-        yield {**noted, "scale": scale, "fid": judge.drawn(scale, labels)}
+        scale = float(f"{factor * rule.numbers(known['images']).scale:.3g}")
+        yield {**known, "scale": scale, "fid": judge.drawn(scale, labels)}
+
+
+def known_by(model: Model, n: int) -> dict[str, Any]:
+    """What tells a training scored with n images from others."""
+    width, batch = model.config["model"]["width"], model.config["training"]["batch_size"]
+    return {"images": model.state["step"] * batch, "width": width, "batch": batch, "seed": model.config["seed"], "n": n}
 
 
 def missing(file: Path, wanted: Sequence[tuple[int, int, int]], n: int) -> list[tuple[int, int, int]]:
     """Those of the trainings (images, width, seed) that the file has no score of with n images."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    rows = [json.loads(line) for line in lines if line.strip()]
+    rows = held(file)
     had = {(row.get("asked", row["images"]), row["width"], row.get("seed", 0)) for row in rows if row.get("n", n) == n}
     return [each for each in wanted if each not in had]
+
+
+def held(file: Path) -> list[dict[str, Any]]:
+    """The scores of a file, none where it does not exist yet."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def main() -> None:
@@ -84,9 +92,14 @@ def main() -> None:
     first, step = map(int, given.part.split("/"))
     logging.getLogger("diffusion").setLevel(logging.WARNING)
     torch.set_num_threads(given.threads)
-    for run in given.runs or ():
-        add(given.file, list(scores_of(diffusion.load(run), given.n)))
     if given.runs:
+        for run in given.runs:
+            model = diffusion.load(run)
+            if not model.denoiser.num_classes:
+                parser.error(f"--runs {run}: this model was trained without labels, so that there is nothing to guide.")
+            known = known_by(model, given.n)
+            if not any(known.items() <= row.items() for row in held(given.file)):
+                add(given.file, list(scores_of(model, given.n)))
         return
     wanted = sorted(itertools.product(given.images, given.widths, given.seeds), key=lambda run: run[0] * run[1] ** 2)
     for images, width, seed in missing(given.file, wanted[first::step], given.n):

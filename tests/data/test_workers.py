@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from itertools import islice
 
 import psutil
@@ -62,11 +63,15 @@ def test_a_process_that_is_killed_with_the_lock_in_its_hand(split, monkeypatch):
     found = [next(reader)]
     (iterator,), (lock,) = iterators, locks
     assert lock.acquire()
+    rescue = threading.Timer(30, lock.release)  # so that a wait for it fails, and does not hang
+    rescue.start()
     for process in iterator._workers:
         process.kill()
     iterators.clear()
     del iterator
     assert grey([*found, *islice(reader, 7)]) == grey(islice(stream(split, 0), 8))
+    assert rescue.is_alive()
+    rescue.cancel()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])

@@ -101,6 +101,7 @@ def test_the_loop_of_the_page_draws_our_images(exported, monkeypatch):
         ("schedule=flow", "objective=flow", "guidance.interval=[]"),  # α = 0 where drawing begins
         ("schedule.zero_terminal_snr=true", "guidance.interval=[]"),
         ("guidance.interval=[0.2,3]",),
+        ("loss.margin=0.2", "sampler.clip=true", "guidance.interval=[]"),  # estimates are clamped to ±1.2
     ],
 )
 def test_the_loop_guides_as_we_do_at_every_level(settings, monkeypatch):

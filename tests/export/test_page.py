@@ -195,7 +195,8 @@ def test_samplers_that_are_offered():
     assert [row["name"] for row in offered(UniPC(12), denoiser, True)] == ["UniPC", "DDIM", "DDPM", "Euler"]
     assert [row["name"] for row in offered(Consistency(), denoiser, False)] == ["Consistency"]
     noisy = Denoiser(plain.network(), Cosine(), Epsilon())
-    assert [offered(UniPC(12), each, False)[0]["clip"] for each in (denoiser, noisy)] == [None, 1.0]
+    further = Denoiser(plain.network(), Cosine(), Epsilon(), margin=0.2)
+    assert [offered(UniPC(12), each, False)[0]["clip"] for each in (denoiser, noisy, further)] == [None, 1.0, 1.2]
     assert own_sampler({"_target_": "diffusion.sampler.DDIM", "steps": 5000}).steps == 250
 
 
