@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 LAW = Law(floor=0.105, a=0.00709, alpha=2.4, gamma=1.05, b=0.0595, beta=1.0, d=0.0743, delta=0.595)
 TABLE = (
-    Row(17_500, lr=4.5e-3, scale=3.2),
+    Row(17_500, lr=6.5e-3, scale=3.2),
     Row(31_000, lr=4.5e-3, scale=2.5),
     Row(76_000, lr=4e-3, scale=2.0),
     Row(196_000, lr=4e-3, scale=1.75),
