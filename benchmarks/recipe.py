@@ -5,9 +5,9 @@
 
 Each line of the file, which benchmarks/recipe_runs.py writes, is one score of one training of `experiment=best`:
 {"images": 31168, "width": 32, "fid": 0.91, "scale": 3.0}, with "batch" (else 64), "parameters" (else those of the
-width), "high" (the end of the guidance's interval), "seed" and whatever else one notes. Of a training that was scored
-with several scales the best one counts; lines that differ only in what else is noted count as such scores of one
-training, too.
+width), "high" (the end of the guidance's interval), "seed", "lr" and whatever else one notes. Of a training that was
+scored with several scales the best one counts; lines that differ only in what else is noted count as such scores of
+one training, too.
 Two of the coefficients are given: the floor, which is the FID of as many real images as each score has drawn ones, and
 the power of the parameters, β, of which short trainings say little. The fit is that of the logarithm of FID, so that a
 tenth of a small FID weighs as much as a tenth of a large one.
@@ -70,13 +70,13 @@ def row_of(line: str, place: str) -> dict[str, Any]:
 
 
 def best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each training, which is known by its images, width, batch and seed, the score with the least FID.
+    """Of each training, known by its images, width, batch, learning rate and seed, the score with the least FID.
 
     Rows that differ in anything else that is noted are merged, not only those of several scales.
     """
     trainings: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        trainings[row["images"], row["width"], row["batch"], row["seed"]].append(row)
+        trainings[row["images"], row["width"], row["batch"], row["seed"], row.get("lr", 0)].append(row)
     return [min(scores, key=lambda row: row["fid"]) for _, scores in sorted(trainings.items())]
 
 

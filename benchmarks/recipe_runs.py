@@ -58,9 +58,10 @@ def scores_of(model: Model, n: int) -> Iterator[dict[str, Any]]:
 
 
 def known_by(model: Model, n: int) -> dict[str, Any]:
-    """What tells a training scored with n images from others."""
-    width, batch = model.config["model"]["width"], model.config["training"]["batch_size"]
-    return {"images": model.state["step"] * batch, "width": width, "batch": batch, "seed": model.config["seed"], "n": n}
+    """What one training, scored with n images, is recognised by."""
+    config, batch = model.config, model.config["training"]["batch_size"]
+    known = {"width": config["model"]["width"], "batch": batch, "lr": config["optimizer"]["lr"], "seed": config["seed"]}
+    return {"images": model.state["step"] * batch, **known, "n": n}
 
 
 def missing(file: Path, wanted: Sequence[tuple[int, int, int]], n: int) -> list[tuple[int, int, int]]:
@@ -96,9 +97,11 @@ def main() -> None:
         for run in given.runs:
             model = diffusion.load(run)
             if not model.denoiser.num_classes:
-                parser.error(f"--runs {run}: this model was trained without labels, so that there is nothing to guide.")
+                raise SystemExit(f"{run}: this model was trained without labels.")
             known = known_by(model, given.n)
-            if not any(known.items() <= row.items() for row in held(given.file)):
+            if any(known.items() <= row.items() for row in held(given.file)):
+                print(f"{run}: scored in {given.file} already.")
+            else:
                 add(given.file, list(scores_of(model, given.n)))
         return
     wanted = sorted(itertools.product(given.images, given.widths, given.seeds), key=lambda run: run[0] * run[1] ** 2)

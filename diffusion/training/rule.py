@@ -9,8 +9,9 @@ The first term is that of the beginning, in which a wide network learns far more
 network sees fewer images in the same time, so the best width is that of the least FID over the measured speeds.
 `python benchmarks/recipe.py` fitted the coefficients to the trainings in docs/performance.md, "The rule behind auto",
 but for the floor, the FID of as many real images, and for β, which they leave open: it is 1, whose widths in equal time
-are those found by hand. The learning rate and the scale of guidance follow from N alone, by `TABLE`; they and the
-constants below were set by hand from the trainings there under "Where the error lies" and "Ideas for the curve".
+are those found by hand. Those of few images had the learning rate 4.5e-3, less than the rule now gives them. Learning
+rate and scale of guidance follow from N alone, by `TABLE`; they and the constants below were set by hand from the
+trainings there under "Where the error lies", "Ideas for the curve" and "The shortest runs".
 """
 
 import math
@@ -62,8 +63,9 @@ EMA = 0.05  # width of the average, as a share of the run: whatever its length
 INTERVAL = (0.15, 3.5)  # σ/α between which there is guidance
 STEEPNESS = 1.25  # images/s fall like width^-STEEPNESS where nothing is measured
 USUAL = 560.0  # images/s of a network of width FIRST on two CPU cores
+# Narrower than 32 was worse in a minute of the slower of two machines, though the law has it a little better.
 FIRST, WIDTHS = 32, (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-AFTER, GROWTH = 31_000, 0.376  # where the images are given: width FIRST for so many, and its power of their number
+FIRST_IMAGES, GROWTH = 31_000, 0.376  # where the images are given, width = FIRST (images / FIRST_IMAGES)^GROWTH
 LARGEST_BATCH = 1024
 # Of batches of B images 1 / (1 + B / critical) count (McCandlish et al. 2018, https://arxiv.org/abs/1812.06162, eq.
 # 2.11); the critical size grows with the training, CRITICAL √(N / 31,000). The law is of batches of BATCH images.
@@ -123,5 +125,5 @@ def width_in_time(parameters: Mapping[int, int], speeds: Speeds, seconds: float,
 def width_for(parameters: Mapping[int, int], images: float) -> int:
     """The width for so many images, which are given whatever time they take: by a power of them through the widths 32,
     48 and 64 that were found by hand for 31,000, 76,000 and 196,000 images."""
-    wanted = FIRST * (images / AFTER) ** GROWTH
+    wanted = FIRST * (images / FIRST_IMAGES) ** GROWTH
     return min(parameters, key=lambda width: abs(math.log(width / wanted)))

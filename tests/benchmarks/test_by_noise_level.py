@@ -2,11 +2,13 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
 import diffusion
+from diffusion.training import rule
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import by_noise_level
@@ -67,11 +69,28 @@ def test_processes_side_by_side_share_the_trainings(tmp_path, monkeypatch):
     assert len(done) == len(set(done)) == len(recipe_runs.IMAGES) * len(recipe_runs.WIDTHS)
 
 
-def test_a_training_that_is_done_is_scored_around_the_scale_of_the_rule(hardly_trained, tmp_path, monkeypatch):
+def test_a_training_that_is_done_is_scored_around_the_scale_of_the_rule(hardly_trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(diffusion, "load", lambda run: hardly_trained)
-    monkeypatch.setattr(sys, "argv", ["recipe_runs.py", str(tmp_path / "runs.jsonl"), "--n", "20", "--runs", "a", "b"])
-    recipe_runs.main()
-    rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+
+    def scored(file, *words):
+        monkeypatch.setattr(sys, "argv", ["recipe_runs.py", str(tmp_path / file), *words])
+        recipe_runs.main()
+        return [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]
+
+    rows = scored("runs.jsonl", "--n", "20", "--runs", "a", "b")
     assert len(rows) == len(recipe_runs.AROUND)  # "b" is the same training
+    assert "b: scored in" in capsys.readouterr().out
+    assert rows == scored("others.jsonl", "--n", "20", "--runs", "a")
     assert {(row["images"], row["width"], row["batch"], row["n"]) for row in rows} == {(64, 16, 32, 20)}
-    assert [row["scale"] for row in rows] == [2.56, 3.2, 4.0] and all(row["fid"] > 0 for row in rows)
+    own = rule.numbers(64).scale
+    assert [row["scale"] for row in rows] == pytest.approx([factor * own for factor in recipe_runs.AROUND], abs=0.01)
+    assert all(row["fid"] > 0 for row in rows)
+    assert len(scored("runs.jsonl", "--n", "30", "--runs", "a")) == 2 * len(rows)  # of another number of images
+
+
+def test_a_model_without_labels_has_no_scale(tmp_path, monkeypatch):
+    without = SimpleNamespace(denoiser=SimpleNamespace(num_classes=0))
+    monkeypatch.setattr(diffusion, "load", lambda run: without)
+    monkeypatch.setattr(sys, "argv", ["recipe_runs.py", str(tmp_path / "runs.jsonl"), "--runs", "a"])
+    with pytest.raises(SystemExit, match=r"^a: this model was trained without labels\.$"):
+        recipe_runs.main()

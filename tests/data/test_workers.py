@@ -64,6 +64,7 @@ def test_a_process_that_is_killed_with_the_lock_in_its_hand(split, monkeypatch):
     (iterator,), (lock,) = iterators, locks
     assert lock.acquire()
     rescue = threading.Timer(30, lock.release)  # so that a wait for it fails, and does not hang
+    rescue.daemon = True
     rescue.start()
     for process in iterator._workers:
         process.kill()

@@ -23,11 +23,8 @@ GUIDED = ("guidance.scale=2.5", "guidance.interval=[0.2,3]")
 CASES = {
     "v": ([*SMALL, STOCK, *GUIDED], {}, True),
     "code": ([*SMALL, *GUIDED], {}, False),
-    "epsilon": (
-        [*SMALL, STOCK, "objective=epsilon", "schedule=linear", "guidance=none", "loss.margin=0.2"],
-        {"padding": 2},
-        True,
-    ),
+    "epsilon": ([*SMALL, STOCK, "objective=epsilon", "schedule=linear", "guidance=none"], {"padding": 2}, True),
+    "margin": ([*SMALL, STOCK, "objective=epsilon", "schedule=linear", "guidance=none", "loss.margin=0.2"], {}, True),
     "x0": ([*SMALL, STOCK, "objective=x0", "schedule=quadratic", "guidance.rescale=0.7"], {"channels": 3}, True),
     "rescaled": ([*SMALL, STOCK, "guidance.rescale=0.7", "model.patch=1"], {"size": [8, 12]}, True),
     "zero": (
@@ -80,7 +77,7 @@ def off(found, model):
     return int((torch.as_tensor(found).int() - expected.int()).abs().max())
 
 
-@pytest.mark.parametrize("name", ["v", "code", "zero", "epsilon"])
+@pytest.mark.parametrize("name", ["v", "code", "zero", "epsilon", "margin"])
 def test_it_draws_our_images(name, offline, tmp_path):
     settings, of_images, stock = CASES[name]
     model = untrained(*settings, **of_images)
